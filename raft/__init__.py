@@ -1,0 +1,1 @@
+"""A threaded, synchronous Raft library with the API of hashicorp/raft."""

@@ -1,0 +1,379 @@
+"""Bytes for entries, configurations, messages and the vote record.
+
+The only importer of `cbor2`. Messages and the vote record are CBOR arrays, fields in the order of
+their dataclass; readers ignore further fields at the end, so that later versions may add some.
+Configurations are the exception: they are written to the log in the original's own bytes (a small
+part of msgpack, by hand below), so that a log means the same to Go and to us.
+
+Whatever is read may be hostile: every field is checked, and every fault is a `ProtocolError`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import cbor2
+
+from raft.errors import ProtocolError
+from raft.messages import (
+    AppendEntriesRequest,
+    AppendEntriesResponse,
+    InstallSnapshotRequest,
+    InstallSnapshotResponse,
+    Request,
+    RequestPreVoteRequest,
+    RequestPreVoteResponse,
+    RequestVoteRequest,
+    RequestVoteResponse,
+    Response,
+    RPCHeader,
+    TimeoutNowRequest,
+    TimeoutNowResponse,
+)
+from raft.types import Configuration, Log, LogType, Server, ServerSuffrage
+
+MAX_UINT64 = 2**64 - 1
+
+_LOG_TYPES = {kind.value: kind for kind in LogType}
+
+
+def _fields(value: object, count: int, what: str) -> list[Any]:
+    """Return the fields of a CBOR array that has at least so many."""
+    if not isinstance(value, list) or len(value) < count:
+        raise ProtocolError(f"{what} is not an array of {count} fields")
+    return value
+
+
+def _uint(value: object, what: str) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_UINT64:
+        raise ProtocolError(f"{what} is not an unsigned 64-bit number")
+    return value
+
+
+def _bytes(value: object, what: str) -> bytes:
+    if type(value) is not bytes:
+        raise ProtocolError(f"{what} is not a byte string")
+    return value
+
+
+def _text(value: object, what: str) -> str:
+    if type(value) is not str:
+        raise ProtocolError(f"{what} is not a text string")
+    return value
+
+
+def _bool(value: object, what: str) -> bool:
+    if type(value) is not bool:
+        raise ProtocolError(f"{what} is not a boolean")
+    return value
+
+
+def dumps(value: object) -> bytes:
+    """Encode plain data as CBOR."""
+    return cbor2.dumps(value)
+
+
+def loads(data: bytes) -> Any:
+    """Decode CBOR; every fault is a `ProtocolError`."""
+    try:
+        return cbor2.loads(data)
+    except (ValueError, EOFError, TypeError, OverflowError, RecursionError, MemoryError) as exc:
+        raise ProtocolError(f"payload is not CBOR: {exc}") from exc
+
+
+# ---- entries ----
+
+
+def _pack_log(log: Log) -> list[Any]:
+    # The type's number, not the enum: cbor2 would take the slow way for a subclass of int.
+    return [
+        log.index,
+        log.term,
+        log.type.value,
+        log.data,
+        log.extensions,
+        log.appended_at,
+        log.checksum,
+    ]
+
+
+def _unpack_log(value: object) -> Log:
+    fields = _fields(value, 7, "entry")
+    kind = _LOG_TYPES.get(fields[2]) if type(fields[2]) is int else None
+    stamp = fields[5]
+    if kind is None:
+        raise ProtocolError(f"entry has the unknown type {fields[2]!r}")
+    if type(stamp) is not int or not -(2**63) <= stamp < 2**63:
+        raise ProtocolError("entry's time is not a signed 64-bit number")
+    return Log(
+        _uint(fields[0], "entry's index"),
+        _uint(fields[1], "entry's term"),
+        kind,
+        _bytes(fields[3], "entry's data"),
+        _bytes(fields[4], "entry's extensions"),
+        stamp,
+        _uint(fields[6], "entry's checksum"),
+    )
+
+
+# ---- configurations: the original's msgpack ----
+
+
+def encode_configuration(configuration: Configuration) -> bytes:
+    """Return the bytes of a configuration entry, equal to those the original writes."""
+    out = bytearray(b"\x81\xa7Servers")
+    count = len(configuration.servers)
+    out += bytes([0x90 | count]) if count < 16 else struct.pack(">BH", 0xDC, count)
+    for server in configuration.servers:
+        out += b"\x83\xa7Address" + _pack_raw(server.address)
+        out += b"\xa2ID" + _pack_raw(server.id)
+        out += b"\xa8Suffrage" + bytes([server.suffrage.value])
+    return bytes(out)
+
+
+def _pack_raw(text: str) -> bytes:
+    data = text.encode()
+    if len(data) < 32:
+        return bytes([0xA0 | len(data)]) + data
+    if len(data) < 1 << 16:
+        return struct.pack(">BH", 0xDA, len(data)) + data
+    return struct.pack(">BI", 0xDB, len(data)) + data
+
+
+def decode_configuration(data: bytes) -> Configuration:
+    """Return the configuration written by us or by the original, or raise `ProtocolError`."""
+    try:
+        value, end = _unpack_msgpack(data, 0, 0)
+    except (IndexError, struct.error) as exc:
+        raise ProtocolError("configuration ends early") from exc
+    if end != len(data) or not isinstance(value, dict):
+        raise ProtocolError("configuration is not one map")
+    servers = value.get(b"Servers")
+    if servers is None:
+        return Configuration()
+    if not isinstance(servers, list):
+        raise ProtocolError("configuration's servers are no list")
+    return Configuration([_unpack_server(server) for server in servers])
+
+
+def _unpack_server(value: object) -> Server:
+    if not isinstance(value, dict):
+        raise ProtocolError("a configuration's server is no map")
+    suffrage = value.get(b"Suffrage") or 0
+    if type(suffrage) is not int or not 0 <= suffrage <= 2:
+        raise ProtocolError(f"unknown suffrage {suffrage!r} in a configuration")
+    try:
+        server_id = (value.get(b"ID") or b"").decode()
+        address = (value.get(b"Address") or b"").decode()
+    except (UnicodeDecodeError, AttributeError) as exc:
+        raise ProtocolError("a configuration's id or address is no UTF-8 text") from exc
+    return Server(server_id, address, ServerSuffrage(suffrage))
+
+
+# code -> (struct format of the number or length that follows)
+_MSGPACK_NUMBERS = {
+    0xCC: ">B",
+    0xCD: ">H",
+    0xCE: ">I",
+    0xCF: ">Q",
+    0xD0: ">b",
+    0xD1: ">h",
+    0xD2: ">i",
+    0xD3: ">q",
+}
+_MSGPACK_RAWS = {
+    0xD9: ">B",
+    0xDA: ">H",
+    0xDB: ">I",
+    0xC4: ">B",
+    0xC5: ">H",
+    0xC6: ">I",
+}
+_MSGPACK_ARRAYS = {0xDC: ">H", 0xDD: ">I"}
+_MSGPACK_MAPS = {0xDE: ">H", 0xDF: ">I"}
+_MSGPACK_CONSTANTS: dict[int, bool | None] = {0xC0: None, 0xC2: False, 0xC3: True}
+_MSGPACK_DEPTH = 16  # a configuration is four deep; the rest is room for keys unknown to us
+
+
+def _unpack_msgpack(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+    """Return (value, position behind it); raw strings come as bytes, extensions are refused."""
+    if depth > _MSGPACK_DEPTH:
+        raise ProtocolError("configuration is nested too deeply")
+    code = data[at]
+    at += 1
+    if code <= 0x7F:
+        return code, at
+    if code >= 0xE0:
+        return code - 0x100, at
+    if code in _MSGPACK_CONSTANTS:
+        return _MSGPACK_CONSTANTS[code], at
+    if code in _MSGPACK_NUMBERS:
+        return _unpack_number(_MSGPACK_NUMBERS[code], data, at)
+    if 0xA0 <= code <= 0xBF:
+        return _unpack_raw(data, at, code & 0x1F)
+    if code in _MSGPACK_RAWS:
+        length, at = _unpack_number(_MSGPACK_RAWS[code], data, at)
+        return _unpack_raw(data, at, length)
+    if 0x90 <= code <= 0x9F or code in _MSGPACK_ARRAYS:
+        count = code & 0x0F
+        if code in _MSGPACK_ARRAYS:
+            count, at = _unpack_number(_MSGPACK_ARRAYS[code], data, at)
+        return _unpack_array(data, at, count, depth)
+    if 0x80 <= code <= 0x8F or code in _MSGPACK_MAPS:
+        count = code & 0x0F
+        if code in _MSGPACK_MAPS:
+            count, at = _unpack_number(_MSGPACK_MAPS[code], data, at)
+        return _unpack_map(data, at, count, depth)
+    raise ProtocolError(f"configuration holds the unexpected msgpack code {code:#x}")
+
+
+def _unpack_number(form: str, data: bytes, at: int) -> tuple[int, int]:
+    (number,) = struct.unpack_from(form, data, at)
+    return number, at + struct.calcsize(form)
+
+
+def _unpack_raw(data: bytes, at: int, length: int) -> tuple[bytes, int]:
+    raw = data[at : at + length]
+    if len(raw) != length:
+        raise ProtocolError("configuration ends early")
+    return raw, at + length
+
+
+def _unpack_array(data: bytes, at: int, count: int, depth: int) -> tuple[list[Any], int]:
+    items = []
+    for _ in range(count):
+        item, at = _unpack_msgpack(data, at, depth + 1)
+        items.append(item)
+    return items, at
+
+
+def _unpack_map(data: bytes, at: int, count: int, depth: int) -> tuple[dict[bytes, Any], int]:
+    items: dict[bytes, Any] = {}
+    for _ in range(count):
+        key, at = _unpack_msgpack(data, at, depth + 1)
+        value, at = _unpack_msgpack(data, at, depth + 1)
+        if isinstance(key, bytes):
+            items[key] = value
+    return items, at
+
+
+# ---- the vote record ----
+
+
+def encode_hard_state(term: int, voted_for: str, voted_for_address: str) -> bytes:
+    """Return the bytes of the one record that holds term and vote."""
+    return dumps([term, voted_for, voted_for_address])
+
+
+def decode_hard_state(data: bytes) -> tuple[int, str, str]:
+    """Return (term, candidate's id, candidate's address), or raise `ProtocolError`."""
+    fields = _fields(loads(data), 3, "vote record")
+    return (
+        _uint(fields[0], "vote record's term"),
+        _text(fields[1], "vote record's id"),
+        _text(fields[2], "vote record's address"),
+    )
+
+
+# ---- messages ----
+# code on the wire -> (type, what its fields are after the header). Never renumber.
+
+
+def _pack_header(header: RPCHeader) -> list[Any]:
+    return [header.id, header.address, header.protocol_version]
+
+
+def _unpack_header(value: object) -> RPCHeader:
+    fields = _fields(value, 3, "header")
+    return RPCHeader(
+        _text(fields[0], "sender's id"),
+        _text(fields[1], "sender's address"),
+        _uint(fields[2], "protocol version"),
+    )
+
+
+def _logs(value: object, what: str) -> tuple[Log, ...]:
+    if not isinstance(value, list):
+        raise ProtocolError(f"{what} is no list")
+    return tuple([_unpack_log(item) for item in value])
+
+
+def _configuration(value: object, what: str) -> Configuration:
+    return decode_configuration(_bytes(value, what))
+
+
+_Reader = Callable[[object, str], Any]
+_Layout = tuple[tuple[str, _Reader], ...]
+
+_APPEND_ENTRIES: _Layout = (
+    ("term", _uint),
+    ("prev_log_index", _uint),
+    ("prev_log_term", _uint),
+    ("entries", _logs),
+    ("leader_commit", _uint),
+)
+_APPEND_ENTRIES_ANSWER: _Layout = (
+    ("term", _uint),
+    ("last_log", _uint),
+    ("success", _bool),
+    ("no_retry_backoff", _bool),
+)
+_VOTE: _Layout = (("term", _uint), ("last_log_index", _uint), ("last_log_term", _uint))
+_VOTE_ANSWER: _Layout = (("term", _uint), ("granted", _bool))
+_INSTALL_SNAPSHOT: _Layout = (
+    ("term", _uint),
+    ("last_log_index", _uint),
+    ("last_log_term", _uint),
+    ("configuration", _configuration),
+    ("configuration_index", _uint),
+    ("size", _uint),
+    ("snapshot_version", _uint),
+    ("unsettled", _bool),
+)
+
+_LAYOUTS: dict[int, tuple[type[Any], _Layout]] = {
+    0: (AppendEntriesRequest, _APPEND_ENTRIES),
+    1: (RequestVoteRequest, (*_VOTE, ("leadership_transfer", _bool))),
+    2: (InstallSnapshotRequest, _INSTALL_SNAPSHOT),
+    3: (TimeoutNowRequest, ()),
+    4: (RequestPreVoteRequest, _VOTE),
+    64: (AppendEntriesResponse, _APPEND_ENTRIES_ANSWER),
+    65: (RequestVoteResponse, _VOTE_ANSWER),
+    66: (InstallSnapshotResponse, (("term", _uint), ("success", _bool))),
+    67: (TimeoutNowResponse, ()),
+    68: (RequestPreVoteResponse, _VOTE_ANSWER),
+}
+_CODES: dict[type[Any], tuple[int, _Layout]] = {
+    kind: (code, layout) for code, (kind, layout) in _LAYOUTS.items()
+}
+
+
+def encode_message(message: Request | Response) -> tuple[int, bytes]:
+    """Return the code of a message's type, from 0 to 127, and its payload."""
+    code, layout = _CODES[type(message)]
+    fields: list[Any] = [_pack_header(message.header)]
+    for name, reader in layout:
+        value = getattr(message, name)
+        if reader is _logs:
+            value = [_pack_log(log) for log in value]
+        elif reader is _configuration:
+            value = encode_configuration(value)
+        fields.append(value)
+    return code, cbor2.dumps(fields)
+
+
+def decode_message(code: int, payload: bytes) -> Request | Response:
+    """Return the message, or raise `ProtocolError`: the bytes may come from anybody."""
+    entry = _LAYOUTS.get(code)
+    if entry is None:
+        raise ProtocolError(f"unknown message type {code}")
+    kind, layout = entry
+    fields = _fields(loads(payload), len(layout) + 1, kind.__name__)
+    values = {
+        name: reader(value, f"{kind.__name__}.{name}")
+        for (name, reader), value in zip(layout, fields[1:], strict=False)
+    }
+    message: Request | Response = kind(_unpack_header(fields[0]), **values)
+    return message

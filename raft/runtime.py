@@ -1,0 +1,246 @@
+"""The seam between Raft and the world: threads, waiting, clocks and chance.
+
+The only module of `raft` that imports `threading`, `queue`, `time`, `random` and `secrets`. The
+engine asks a `Runtime` for whatever it needs of these; `ThreadRuntime` hands out the plain
+standard-library objects, so the seam costs nothing per operation, and `raft.testing` has a second
+one that runs the same code on one thread, in virtual time, from one seed.
+
+Nothing in `raft` may block but on objects made here (sockets and disks have simulated twins).
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import random
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
+
+from raft.errors import ForkedProcessError
+
+T = TypeVar("T")
+
+QueueEmpty = queue.Empty
+"""Raised by `Queue.get` when its timeout is over."""
+QueueFull = queue.Full
+"""Raised by `Queue.put` when its timeout is over."""
+
+
+class Lock(Protocol):
+    """What `threading.Lock` offers and the engine uses."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
+    def release(self) -> None: ...
+    def __enter__(self) -> bool: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class Condition(Lock, Protocol):
+    """What `threading.Condition` offers and the engine uses."""
+
+    def wait(self, timeout: float | None = None) -> bool: ...
+    def notify(self, n: int = 1) -> None: ...
+    def notify_all(self) -> None: ...
+
+
+class Event(Protocol):
+    """What `threading.Event` offers and the engine uses."""
+
+    def set(self) -> None: ...
+    def is_set(self) -> bool: ...
+    def wait(self, timeout: float | None = None) -> bool: ...
+
+
+class Queue(Protocol, Generic[T]):
+    """What `queue.Queue` offers and the engine uses."""
+
+    def put(self, item: T, block: bool = True, timeout: float | None = None) -> None: ...
+    def get(self, block: bool = True, timeout: float | None = None) -> T: ...
+    def qsize(self) -> int: ...
+
+
+class Task(Protocol):
+    """A running thread, or its simulated twin."""
+
+    name: str
+
+    def join(self, timeout: float | None = None) -> None: ...
+    def is_alive(self) -> bool: ...
+
+
+class Runtime(Protocol):
+    """What a node needs of the world. Every method may be called from any thread."""
+
+    def spawn(self, name: str, target: Callable[[], None]) -> Task:
+        """Start `target` on a new daemon thread of this name."""
+
+    def current(self) -> object:
+        """Return an identity of the calling thread, good for `is` and nothing else."""
+
+    def lock(self) -> Lock: ...
+
+    def condition(self) -> Condition: ...
+
+    def event(self) -> Event: ...
+
+    def queue(self, maxsize: int = 0) -> Queue[Any]: ...
+
+    def monotonic(self) -> float:
+        """Return seconds on a clock that never goes back; for timers, contact and leases."""
+
+    def wall_time_ns(self) -> int:
+        """Return nanoseconds since the epoch; for stamps that people read, never for decisions."""
+
+    def random(self) -> float:
+        """Return a number in [0, 1); for jitter."""
+
+    def random_bytes(self, count: int) -> bytes:
+        """Return unpredictable bytes; for ids."""
+
+
+class ThreadRuntime:
+    """The runtime of real programs: the standard library's own objects."""
+
+    def spawn(self, name: str, target: Callable[[], None]) -> Task:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        thread.start()
+        return thread
+
+    current = staticmethod(threading.current_thread)
+    lock = staticmethod(threading.Lock)
+    event = staticmethod(threading.Event)
+    monotonic = staticmethod(time.monotonic)
+    wall_time_ns = staticmethod(time.time_ns)
+    random = staticmethod(random.random)
+    random_bytes = staticmethod(secrets.token_bytes)
+
+    def condition(self) -> Condition:
+        return threading.Condition(threading.Lock())
+
+    def queue(self, maxsize: int = 0) -> Queue[Any]:
+        return queue.Queue(maxsize)
+
+
+THREADS: Runtime = ThreadRuntime()
+"""The runtime used when none is given."""
+
+
+class Deadline:
+    """A moment on a runtime's monotonic clock; `timeout=None` is no limit."""
+
+    __slots__ = ("_runtime", "at")
+
+    def __init__(self, runtime: Runtime, timeout: float | None) -> None:
+        self._runtime = runtime
+        self.at = None if timeout is None else runtime.monotonic() + timeout
+
+    def remaining(self) -> float | None:
+        """Return the seconds left, at least 0, or None for no limit."""
+        return None if self.at is None else max(0.0, self.at - self._runtime.monotonic())
+
+    def is_over(self) -> bool:
+        """Tell whether the moment has passed."""
+        return self.at is not None and self._runtime.monotonic() >= self.at
+
+
+def random_timeout(runtime: Runtime, shortest: float) -> float:
+    """Return a duration from `shortest` up to twice as long, so that nodes do not tie (§5.2)."""
+    return shortest * (1.0 + runtime.random())
+
+
+def backoff(base: float, failures: int, cap: float) -> float:
+    """Return how long to wait after so many failures in a row: doubling from `base` up to `cap`."""
+    return min(cap, base * 2.0 ** min(max(failures - 1, 0), 30))
+
+
+class ThreadGroup:
+    """The threads of one node: named, watched and joined.
+
+    Invariant: no thread dies in silence; `on_crash` gets whatever escapes one, on that thread.
+    """
+
+    def __init__(self, runtime: Runtime, prefix: str) -> None:
+        self._runtime = runtime
+        self._prefix = prefix
+        self._lock = runtime.lock()  # guards _tasks
+        self._tasks: list[Task] = []
+        self.on_crash: Callable[[str, BaseException], None] = lambda _name, _error: None
+
+    def spawn(self, name: str, target: Callable[[], None]) -> Task:
+        """Start `target` on a thread called `<prefix>-<name>`."""
+
+        def run() -> None:
+            try:
+                target()
+            except BaseException as error:  # noqa: BLE001 - a thread's root: report, never vanish
+                self.on_crash(name, error)
+
+        task = self._runtime.spawn(f"{self._prefix}-{name}", run)
+        with self._lock:
+            self._tasks = [t for t in self._tasks if t.is_alive()]
+            self._tasks.append(task)
+        return task
+
+    def join_all(self, deadline: Deadline) -> list[str]:
+        """Wait for every thread but the calling one; return the names of those still running."""
+        me = self._runtime.current()
+        with self._lock:
+            tasks = [task for task in self._tasks if task is not me]
+        for task in tasks:
+            task.join(deadline.remaining())
+        return [task.name for task in tasks if task.is_alive()]
+
+
+# ---- fork ----
+# Threads do not survive a fork. What holds a file or a socket registers here how to let go of it in
+# the child. The hook is the one piece of global state; the first store or node installs it.
+
+_in_child: list[weakref.WeakMethod[Callable[[], None]]] = []
+_hook_installed = False
+
+
+def after_fork_in_child(method: Callable[[], None]) -> None:
+    """Have a bound method called in every child forked while its object lives."""
+    global _hook_installed
+    if not _hook_installed:
+        _hook_installed = True
+        os.register_at_fork(after_in_child=_run_child_hooks)
+    _in_child[:] = [ref for ref in _in_child if ref() is not None]
+    _in_child.append(weakref.WeakMethod(method))
+
+
+def _run_child_hooks() -> None:
+    for ref in _in_child:
+        method = ref()
+        if method is not None:
+            method()
+    _in_child.clear()
+
+
+class ForkGuard:
+    """Remembers in which process an object was made."""
+
+    __slots__ = ("_pid", "_what")
+
+    def __init__(self, what: str) -> None:
+        self._pid = os.getpid()
+        self._what = what
+
+    def check(self) -> None:
+        """Raise `ForkedProcessError` when called in another process than the maker's."""
+        if os.getpid() != self._pid:
+            raise ForkedProcessError(
+                f"{self._what} was made in process {self._pid} and cannot be used in its forked"
+                f" child {os.getpid()}: create it after the fork (gunicorn: in post_fork, without"
+                " preload_app)"
+            )

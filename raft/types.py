@@ -1,0 +1,199 @@
+"""Plain data of the Raft log and of cluster membership (thesis chapters 3 and 4).
+
+Values only: no I/O, no threads. The integer values of the enumerations are written to disk and to
+the wire, by us and by hashicorp/raft, and are never renumbered.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import TypeAlias
+
+ServerID: TypeAlias = str
+ServerAddress: TypeAlias = str
+
+NO_INDEX = 0
+"""Log indexes start at 1; 0 means "none"."""
+NO_TERM = 0
+"""Terms start at 1; 0 means "none"."""
+
+PROTOCOL_VERSION = 3
+"""The only protocol version spoken: server ids everywhere (hashicorp/raft's version 3)."""
+SNAPSHOT_VERSION = 1
+"""The only snapshot version written: it carries the whole configuration."""
+
+_CHECKSUM_HEAD = struct.Struct(">QQBqI")  # index, term, type, appended_at, length of data
+
+
+class RaftState(IntEnum):
+    """The role of a node."""
+
+    FOLLOWER = 0
+    CANDIDATE = 1
+    LEADER = 2
+    SHUTDOWN = 3
+
+    def __str__(self) -> str:
+        return self.name.capitalize()
+
+
+class LogType(IntEnum):
+    """What a log entry means to the node that applies it."""
+
+    COMMAND = 0
+    NOOP = 1
+    ADD_PEER_DEPRECATED = 2
+    REMOVE_PEER_DEPRECATED = 3
+    BARRIER = 4
+    CONFIGURATION = 5
+
+
+class ServerSuffrage(IntEnum):
+    """Whether a server's vote and its acknowledgements count."""
+
+    VOTER = 0
+    NONVOTER = 1
+    STAGING = 2  # deprecated by the original; read, never written by us
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One entry of the replicated log (§5.3).
+
+    `appended_at` is the leader's wall clock in nanoseconds since the epoch, for information only
+    (0 when unknown). `checksum` covers all other fields; the leader computes it once and it
+    travels with the entry over the wire and to disk. 0 means "not computed yet".
+    """
+
+    index: int
+    term: int
+    type: LogType = LogType.COMMAND
+    data: bytes = b""
+    extensions: bytes = b""
+    appended_at: int = 0
+    checksum: int = 0
+
+    def compute_checksum(self) -> int:
+        """Return the CRC32 over every field but the checksum itself, never 0."""
+        head = _CHECKSUM_HEAD.pack(
+            self.index, self.term, self.type, self.appended_at, len(self.data)
+        )
+        crc = zlib.crc32(self.data, zlib.crc32(head))
+        if self.extensions:
+            crc = zlib.crc32(self.extensions, crc)
+        return crc or 1
+
+    def sealed(self) -> Log:
+        """Return this entry with its checksum filled in."""
+        return self if self.checksum else replace(self, checksum=self.compute_checksum())
+
+    def is_intact(self) -> bool:
+        """Tell whether the checksum is present and matches the content."""
+        return self.checksum == self.compute_checksum()
+
+    def size(self) -> int:
+        """Return about how many bytes the entry takes in a message or in memory."""
+        return len(self.data) + len(self.extensions) + ENTRY_OVERHEAD
+
+
+ENTRY_OVERHEAD = 64
+"""Bytes charged per entry on top of its payload when batches and caches are bounded by size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One member of the cluster."""
+
+    id: ServerID
+    address: ServerAddress
+    suffrage: ServerSuffrage = ServerSuffrage.VOTER
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Configuration:
+    """The members of the cluster; ids and addresses are unique, order has no meaning.
+
+    Immutable, so it may be shared between threads. Built from any iterable of servers.
+    """
+
+    servers: tuple[Server, ...]
+
+    def __init__(self, servers: tuple[Server, ...] | list[Server] = ()) -> None:
+        object.__setattr__(self, "servers", tuple(servers))
+
+    def clone(self) -> Configuration:
+        """Return an equal configuration (the original's deep copy; here values never change)."""
+        return Configuration(self.servers)
+
+    def server(self, server_id: ServerID) -> Server | None:
+        """Return the member with this id, or None."""
+        for server in self.servers:
+            if server.id == server_id:
+                return server
+        return None
+
+    def has_vote(self, server_id: ServerID) -> bool:
+        """Tell whether this server is a voter here."""
+        server = self.server(server_id)
+        return server is not None and server.suffrage is ServerSuffrage.VOTER
+
+    def voters(self) -> tuple[Server, ...]:
+        """Return the voters, in order."""
+        return tuple(s for s in self.servers if s.suffrage is ServerSuffrage.VOTER)
+
+    def quorum(self) -> int:
+        """Return how many voters make a majority."""
+        return len(self.voters()) // 2 + 1
+
+    def __str__(self) -> str:
+        return "[" + ", ".join(f"{s.id}@{s.address}:{s.suffrage.name}" for s in self.servers) + "]"
+
+
+EMPTY_CONFIGURATION = Configuration()
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotMeta:
+    """What a snapshot covers: the log up to `index`, and the configuration as of there (§7).
+
+    `unsettled` marks the snapshot of a user restore that is not known to be committed yet.
+    """
+
+    id: str
+    index: int
+    term: int
+    configuration: Configuration
+    configuration_index: int
+    size: int = 0
+    version: int = SNAPSHOT_VERSION
+    unsettled: bool = False
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class EntryID:
+    """The position of an entry: ordered as §5.4.1 orders logs, by term and then by index."""
+
+    term: int = NO_TERM
+    index: int = NO_INDEX
+
+
+def check_configuration(configuration: Configuration) -> None:
+    """Raise `ValueError` naming the first fault that makes a configuration unusable."""
+    ids: set[ServerID] = set()
+    addresses: set[ServerAddress] = set()
+    for server in configuration.servers:
+        if not server.id:
+            raise ValueError(f"empty ID in configuration: {configuration}")
+        if not server.address:
+            raise ValueError(f"empty address in configuration: {configuration}")
+        if server.id in ids:
+            raise ValueError(f"found duplicate ID in configuration: {server.id}")
+        if server.address in addresses:
+            raise ValueError(f"found duplicate address in configuration: {server.address}")
+        ids.add(server.id)
+        addresses.add(server.address)
+    if not configuration.voters():
+        raise ValueError(f"need at least one voter in configuration: {configuration}")
