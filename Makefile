@@ -1,0 +1,66 @@
+# `make help` lists the targets. The virtual environment makes itself, in .venv, on first use.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
+
+# ARGS goes to the program behind the target: `make test ARGS="tests/unit -k config"`.
+ARGS ?=
+# KEEP=1 leaves the cluster of `make demo` up.
+KEEP ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv test coverage lint format demo bench clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(VENV)/.installed-dev  ## make .venv with everything, as `test` and `lint` do by themselves
+
+test: $(VENV)/.installed-dev  ## run the tests
+	$(RUN) -m pytest $(ARGS)
+
+coverage: $(VENV)/.installed-dev  ## run the tests and report which lines none of them runs
+	$(RUN) -m coverage run -m pytest $(ARGS)
+	$(RUN) -m coverage report
+
+lint: $(VENV)/.installed-dev  ## check format, lint and types
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+format: $(VENV)/.installed-dev  ## format the sources and sort their imports
+	$(RUN) -m ruff check --select I --fix .
+	$(RUN) -m ruff format .
+
+demo: $(VENV)/.installed-demo  ## tour of a three-process cluster that loses its leader
+	KEEP=$(KEEP) $(RUN) -m examples.kv.tour $(ARGS)
+
+bench: $(VENV)/.installed-demo  ## measure apply() on three durable processes
+	$(RUN) -m benchmarks.bench_apply $(ARGS)
+
+clean:  ## remove all that these targets have made, .venv included
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .coverage htmlcov
+	find raft raftsqlite tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} + \
+	    2>/dev/null || true
+
+# Each stamp stands for one finished installation. It is made anew only when the lists of what to
+# install change: the installation is editable, so the sources need none. `demo` and `bench` do
+# without the linters, which are the larger half of the download.
+$(VENV)/.created:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: none found" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
+	    "Python 3.11 or newer is needed, this is %s; name another: make PYTHON=..." \
+	    % sys.version.split()[0])'
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.installed-demo: $(VENV)/.created setup.cfg pyproject.toml
+	$(PIP) --editable '.[demo,bench]'
+	@touch $@
+
+# After the smaller set, so that two targets at once (`make -j`) do not install at the same time.
+$(VENV)/.installed-dev: $(VENV)/.installed-demo
+	$(PIP) --editable '.[test,lint,bench,docs]'
+	@touch $@
