@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from raft.errors import LogNotFoundError
 from raft.messages import (
     RPC,
     AppendEntriesRequest,
@@ -104,6 +105,18 @@ class LogStore(Protocol):
 
     def delete_range(self, first: int, last: int) -> None:
         """Delete the entries from `first` to `last`, both included; absent ones do not matter."""
+
+
+def oldest_log(store: LogStore) -> Log:
+    """Return the entry of the lowest index, or raise `LogNotFoundError`; for the age of the log."""
+    while True:
+        first = store.first_index()
+        try:
+            return store.get_log(first)
+        except LogNotFoundError:
+            if store.first_index() == first:
+                raise
+            # Compaction was faster: look again.
 
 
 @runtime_checkable

@@ -1,0 +1,1 @@
+"""What tests of Raft, of its parts and of programs that use it need."""
