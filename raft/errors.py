@@ -206,6 +206,10 @@ class PeerUnreachableError(TransportError):
     """No connection to the peer could be made."""
 
 
+class ConnectionLostError(TransportError):
+    """The connection broke before the answer came; the peer may still act on the request."""
+
+
 class RPCTimeoutError(TransportError, TimeoutError):
     """The peer did not answer in time; it may still act on the request."""
 

@@ -1,0 +1,324 @@
+"""The inbound side of the native protocol: one thread accepts, one more serves each connection.
+
+A connection carries one request at a time, strictly in order. Its thread takes the request in,
+hands it over, waits for the answer and writes it; a heartbeat is answered on that very thread.
+Whatever is wrong with what a peer sends ends that one connection, with one line in the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import cast
+
+from raft.codec import decode_message
+from raft.errors import (
+    ClusterMismatchError,
+    ConnectionLostError,
+    ProtocolError,
+    RaftError,
+    RPCTimeoutError,
+    TransportError,
+)
+from raft.messages import RPC, RPC_TYPES, InstallSnapshotRequest, Request, Response
+from raft.runtime import Deadline, Runtime, ThreadGroup, backoff
+from raft.transport.connection import WORKING_FRAME, Connection
+from raft.transport.delivery import Delivery, Identity, check_cluster
+from raft.transport.snapshot_stream import WORKING_INTERVAL, SnapshotStream
+from raft.transport.stream import Stream, StreamLayer
+
+logger = logging.getLogger(__name__)
+
+_ACCEPT_SLICE = 1.0  # seconds; closing the layer ends a wait sooner where the system lets it
+_ACCEPT_PAUSE = 0.005  # seconds after the first failure to accept, doubling up to
+_ACCEPT_PAUSE_MAX = 1.0
+_IDLE_SLICE = 60.0  # seconds; an idle connection is kept, this merely bounds one wait
+_DRAIN_LIMIT = 2.0  # seconds for a sender to notice that its snapshot was refused
+
+
+class _Answer:
+    """Where the answer to one request arrives, once.
+
+    A lock used as a gate: closed at birth, opened by the first answer. It is the cheapest thing
+    that one thread can wait on and another release.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._gate = runtime.lock()
+        self._gate.acquire()
+        self._open = False
+        self.response: Response | None = None
+        self.error: Exception | None = None
+
+    def give(self, response: Response | None, error: Exception | None) -> None:
+        """Take the answer and wake whoever waits; neither blocks nor raises."""
+        if not self._open:
+            self.response, self.error = response, error
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Wake whoever waits, without an answer."""
+        self._open = True
+        try:
+            self._gate.release()
+        except RuntimeError:
+            pass  # two came at once: the gate is open already
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until there is an answer, or none will come; return whether that is so."""
+        if not self._gate.acquire(True, timeout):
+            return False
+        self._gate.release()
+        return True
+
+
+class _Inbound:
+    """One inbound connection, owned by its thread; `close` is for any."""
+
+    def __init__(self, stream: Stream, server: Server) -> None:
+        self._connection = Connection(stream, server.runtime)
+        self._server = server
+        self._answer: _Answer | None = None
+        self._closed = False
+
+    def run(self) -> None:
+        """Serve requests until the peer goes, misbehaves or is sent away."""
+        peer = self._connection.stream.peer
+        try:
+            self._serve()
+        except ConnectionLostError as exc:
+            logger.debug("inbound connection lost peer=%s error=%s", peer, exc)
+        except RaftError as exc:
+            self._server.complain(peer, exc)
+        finally:
+            self.close()
+            self._server.forget(self)
+
+    def close(self) -> None:
+        """End the connection and let go of a request that is not answered yet."""
+        self._closed = True  # before _answer is read: `_handle` looks at it after setting that
+        self._connection.close()
+        answer = self._answer
+        if answer is not None:
+            answer.give_up()
+
+    def close_if_idle(self) -> None:
+        """End the connection unless a request is being answered."""
+        if self._answer is None:
+            self.close()
+
+    def _serve(self) -> None:
+        connection, server = self._connection, self._server
+        connection.welcome(server.identity, server.handshake_timeout)
+        while self._await_request():
+            code, payload = connection.receive(server.timeout)
+            if not self._handle(code, payload):
+                return
+
+    def _await_request(self) -> bool:
+        """Wait for the next request; return False when the peer has ended between two."""
+        while True:
+            try:
+                return self._connection.await_input(_IDLE_SLICE)
+            except RPCTimeoutError:
+                pass  # merely idle
+
+    def _handle(self, code: int, payload: bytes) -> bool:
+        """Answer one request; return whether another may follow on this connection."""
+        connection, server = self._connection, self._server
+        command = decode_message(code, payload)
+        if type(command) not in RPC_TYPES:
+            raise ProtocolError(f"a {type(command).__name__} came as a request")
+        try:
+            # Again, because this server may have learnt its cluster's id since the handshake.
+            check_cluster(server.identity.cluster_id(), connection.peer.cluster_id, "the sender")
+        except ClusterMismatchError as exc:
+            connection.send_error(exc, server.timeout)
+            raise
+        answer = self._answer = _Answer(server.runtime)
+        if self._closed:
+            return False
+        stream = None
+        if isinstance(command, InstallSnapshotRequest):
+            stream = SnapshotStream(connection, command.size, server.timeout)
+        rpc = RPC(cast(Request, command), answer.give, stream, connection.peer.cluster_id)
+        try:
+            server.delivery.deliver(rpc, server.timeout)
+        except RPCTimeoutError as exc:
+            answer.give(None, exc)
+        self._wait(answer, stream)
+        self._answer = None
+        self._reply(answer)
+        return stream is None or self._finish(stream)
+
+    def _wait(self, answer: _Answer, stream: SnapshotStream | None) -> None:
+        """Wait for the answer as long as the peer does; show it signs of life for a snapshot."""
+        progress = -1
+        while not answer.wait(WORKING_INTERVAL):
+            if self._connection.stream.is_hung_up():
+                raise ConnectionLostError("the peer has given up waiting")
+            if stream is not None and (stream.is_complete or stream.progress > progress):
+                progress = stream.progress
+                self._connection.send(WORKING_FRAME, b"", self._server.timeout)
+
+    def _reply(self, answer: _Answer) -> None:
+        timeout = self._server.timeout
+        if answer.response is not None:
+            self._connection.send_message(answer.response, timeout)
+        elif answer.error is not None:
+            self._connection.send_error(answer.error, timeout)
+        else:
+            raise ConnectionLostError("the request was let go")
+
+    def _finish(self, stream: SnapshotStream) -> bool:
+        """Close the books on a snapshot; return whether the connection is fit for more."""
+        stream.detach()
+        if stream.is_complete:
+            return True
+        if isinstance(stream.error, ProtocolError):
+            raise stream.error
+        # Closing with bytes unread would reset the connection, and the peer might lose the answer.
+        self._connection.stream.end_sending()
+        deadline = Deadline(self._server.runtime, _DRAIN_LIMIT)
+        waste = memoryview(bytearray(256 * 1024))
+        while self._connection.stream.receive_into(waste, deadline.remaining()):
+            if deadline.is_over():
+                break
+        return False
+
+
+class Server:
+    """Accepts connections and serves them; starts with `start`, ends with `close`.
+
+    Thread-safe. At most `max_inbound` connections are served at a time, the handshake included.
+    """
+
+    def __init__(
+        self,
+        layer: StreamLayer,
+        delivery: Delivery,
+        identity: Identity,
+        runtime: Runtime,
+        *,
+        timeout: float,
+        handshake_timeout: float,
+        max_inbound: int,
+    ) -> None:
+        self.delivery = delivery
+        self.identity = identity
+        self.runtime = runtime
+        self.timeout = timeout
+        self.handshake_timeout = handshake_timeout
+        self._layer = layer
+        self._max_inbound = max_inbound
+        self._closing = runtime.event()
+        self._lock = runtime.lock()  # guards all below
+        self._threads: ThreadGroup | None = None
+        self._inbound: dict[_Inbound, None] = {}
+        self._count = 0
+        self._is_full = False
+        self._complaints: dict[str, str] = {}
+
+    def start(self) -> None:
+        """Begin to accept; only the first call counts."""
+        with self._lock:
+            if self._threads is not None or self._closing.is_set():
+                return
+            name = self.identity.server_id or self._layer.local_addr()
+            threads = self._threads = ThreadGroup(self.runtime, f"raft-{name}")
+        threads.on_crash = _report_crash
+        threads.spawn("accept", self._accept)
+
+    def close_idle(self) -> None:
+        """End the connections on which no request is being answered."""
+        with self._lock:
+            inbound = list(self._inbound)
+        for each in inbound:
+            each.close_if_idle()
+
+    def close(self, timeout: float) -> None:
+        """Close the layer, end every connection and thread."""
+        self._closing.set()  # first: the accept thread must not take the closing for a failure
+        self._layer.close()
+        with self._lock:
+            inbound, threads = list(self._inbound), self._threads
+        for each in inbound:
+            each.close()
+        if threads is not None:
+            left = threads.join_all(Deadline(self.runtime, timeout))
+            if left:
+                logger.error("transport threads still running threads=%s", ",".join(left))
+
+    def forget(self, inbound: _Inbound) -> None:
+        """Drop a connection that has ended."""
+        with self._lock:
+            self._inbound.pop(inbound, None)
+
+    def complain(self, peer: str, error: RaftError) -> None:
+        """Log why a connection was ended: a peer that dials again and again only at debug."""
+        host = peer.rpartition(":")[0]
+        text = str(error).replace(peer, host)
+        with self._lock:
+            repeated = self._complaints.get(host) == text
+            if len(self._complaints) >= self._max_inbound:
+                self._complaints.clear()
+            self._complaints[host] = text
+        if self._closing.is_set():
+            return
+        logger.log(
+            logging.DEBUG if repeated else logging.WARNING,
+            "inbound connection closed peer=%s error=%s",
+            peer,
+            error,
+        )
+
+    def _accept(self) -> None:
+        failures = 0
+        while not self._closing.is_set():
+            try:
+                stream = self._layer.accept(_ACCEPT_SLICE)
+                if stream is not None:
+                    self._admit(stream)
+                failures = 0
+            except (OSError, RuntimeError, TransportError) as exc:
+                # Out of descriptors or threads, as a rule: others need a moment to let go of some.
+                if self._closing.is_set():
+                    return
+                failures += 1
+                logger.error("accepting a connection failed error=%s", exc)
+                self._closing.wait(backoff(_ACCEPT_PAUSE, failures, _ACCEPT_PAUSE_MAX))
+
+    def _admit(self, stream: Stream) -> None:
+        inbound = _Inbound(stream, self)
+        with self._lock:
+            is_full = len(self._inbound) >= self._max_inbound
+            is_news = is_full and not self._is_full
+            self._is_full = is_full
+            if not is_full:
+                self._inbound[inbound] = None
+                self._count += 1
+            number, threads = self._count, self._threads
+        if is_news:
+            logger.warning(
+                "inbound connection refused, too many are open peer=%s limit=%d",
+                stream.peer,
+                self._max_inbound,
+            )
+        if is_full or threads is None or self._closing.is_set():
+            inbound.close()
+            self.forget(inbound)
+            return
+        self._spawn(threads, f"conn-{number}", inbound)
+
+    def _spawn(self, threads: ThreadGroup, name: str, inbound: _Inbound) -> None:
+        run: Callable[[], None] = inbound.run
+        try:
+            threads.spawn(name, run)
+        except RuntimeError:
+            inbound.close()
+            self.forget(inbound)
+            raise
+
+
+def _report_crash(name: str, error: BaseException) -> None:
+    logger.critical("transport thread died thread=%s", name, exc_info=error)
