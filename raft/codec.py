@@ -124,13 +124,39 @@ def _unpack_log(value: object) -> Log:
 def encode_configuration(configuration: Configuration) -> bytes:
     """Return the bytes of a configuration entry, equal to those the original writes."""
     out = bytearray(b"\x81\xa7Servers")
-    count = len(configuration.servers)
-    out += bytes([0x90 | count]) if count < 16 else struct.pack(">BH", 0xDC, count)
+    out += _pack_array_head(len(configuration.servers))
     for server in configuration.servers:
         out += b"\x83\xa7Address" + _pack_raw(server.address)
         out += b"\xa2ID" + _pack_raw(server.id)
         out += b"\xa8Suffrage" + bytes([server.suffrage.value])
     return bytes(out)
+
+
+def encode_peers(configuration: Configuration) -> bytes:
+    """Return the original's legacy list: the voters' addresses alone, nil when there is none."""
+    addresses = [server.address for server in configuration.voters()]
+    if not addresses:
+        return b"\xc0"
+    return _pack_array_head(len(addresses)) + b"".join(map(_pack_raw, addresses))
+
+
+def decode_peers(data: bytes) -> Configuration:
+    """Return the voters of a legacy list, their addresses as ids, or raise `ProtocolError`."""
+    try:
+        value, end = _unpack_msgpack(data, 0, 0)
+    except (IndexError, struct.error) as exc:
+        raise ProtocolError("list of peers ends early") from exc
+    if end != len(data) or not isinstance(value, list | None):
+        raise ProtocolError("list of peers is not one array")
+    try:
+        addresses = [address.decode() for address in value or []]
+    except (UnicodeDecodeError, AttributeError) as exc:
+        raise ProtocolError("a peer's address is no UTF-8 text") from exc
+    return Configuration([Server(address, address) for address in addresses])
+
+
+def _pack_array_head(count: int) -> bytes:
+    return bytes([0x90 | count]) if count < 16 else struct.pack(">BH", 0xDC, count)
 
 
 def _pack_raw(text: str) -> bytes:

@@ -1,0 +1,336 @@
+"""Snapshots on disk, one directory each, as hashicorp/raft lays them out.
+
+    <base>/snapshots/<term>-<index>-<milliseconds>/meta.json, state.bin
+
+A snapshot is written in a directory whose name ends in `.tmp`, made durable, and renamed: it is
+there completely or not at all. The directory belongs to one node.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+from raft.errors import SnapshotCorruptError, SnapshotError
+from raft.interfaces import SnapshotSink
+from raft.messages import SnapshotReader
+from raft.runtime import THREADS, Runtime
+from raft.snapshots.crc64 import crc64
+from raft.snapshots.metadata import decode_metadata, encode_metadata
+from raft.types import SNAPSHOT_VERSION, Configuration, SnapshotMeta
+
+_log = logging.getLogger(__name__)
+
+_META, _STATE, _UNFINISHED = "meta.json", "state.bin", ".tmp"
+_PROBE = "permTest"
+_ID = re.compile(r"\d+-\d+-\d+", re.ASCII)
+
+_BLOCK = 1 << 18  # bytes written and checked at a time
+_SYNC_EVERY = 8 << 20  # bytes; one large fsync at the end would hold up the log's for as long
+
+
+class FileSnapshotStore:
+    """A `SnapshotStore` that keeps the newest `retain` snapshots under `base`; thread-safe.
+
+    Leftovers of snapshots that were never finished are removed when the store is opened. A writer
+    locks its `state.bin`, so the unfinished snapshot of a living one is never taken for a leftover.
+    Failures are `SnapshotError`s, and leave the snapshots that are there as they are.
+    """
+
+    def __init__(
+        self, base: str | os.PathLike[str], retain: int = 2, *, runtime: Runtime = THREADS
+    ) -> None:
+        if retain < 1:
+            raise ValueError("must retain at least one snapshot")
+        self._directory = Path(base) / "snapshots"
+        self._retain = retain
+        self._runtime = runtime
+        self._lock = runtime.lock()  # held while directories are renamed and removed
+        with _explained("permissions test failed"):
+            _make_directories(self._directory)
+            probe = self._directory / _PROBE
+            probe.touch()
+            probe.unlink()
+        self._remove_leftovers()
+
+    def create(
+        self,
+        version: int,
+        index: int,
+        term: int,
+        configuration: Configuration,
+        configuration_index: int,
+        *,
+        unsettled: bool = False,
+    ) -> SnapshotSink:
+        """Begin a snapshot; it is listed once its sink is closed."""
+        if version != SNAPSHOT_VERSION:
+            raise SnapshotError(f"unsupported snapshot version {version}")
+        with _explained("cannot begin a snapshot"):
+            _make_directories(self._directory)
+            path = self._make_unfinished(f"{term}-{index}-")
+            meta = SnapshotMeta(
+                path.name.removesuffix(_UNFINISHED),
+                index,
+                term,
+                configuration,
+                configuration_index,
+                version=version,
+                unsettled=unsettled,
+            )
+            try:
+                return FileSnapshotSink(self, meta, path)
+            except BaseException:
+                shutil.rmtree(path, ignore_errors=True)
+                raise
+
+    def _make_unfinished(self, prefix: str) -> Path:
+        """Make the directory of a new snapshot, whose stamp no other of this prefix has."""
+        stamp = self._runtime.wall_time_ns() // 1_000_000
+        while True:
+            finished = self._directory / f"{prefix}{stamp}"
+            path = finished.with_name(finished.name + _UNFINISHED)
+            if not finished.exists():
+                try:
+                    path.mkdir(mode=0o755)
+                    return path
+                except FileExistsError:
+                    pass
+            stamp += 1
+
+    def list(self) -> Sequence[SnapshotMeta]:
+        """Return the newest `retain` snapshots, newest first: by term, index, id.
+
+        Their content is not looked at.
+        """
+        with _explained("cannot list the snapshots"):
+            return self._all()[: self._retain]
+
+    def open(self, snapshot_id: str) -> tuple[SnapshotMeta, SnapshotReader]:
+        """Return a snapshot's metadata and content; reads all of it once to check it.
+
+        Raises:
+            SnapshotCorruptError: the content is not what was written.
+            SnapshotError: there is no such snapshot, or it cannot be read.
+        """
+        if not _ID.fullmatch(snapshot_id):
+            raise SnapshotError(f"there is no snapshot {snapshot_id!r}")
+        path = self._directory / snapshot_id
+        with _explained(f"cannot open snapshot {snapshot_id}"):
+            meta, crc = _read_metadata(path)
+            state = (path / _STATE).open("rb")
+            try:
+                _check_content(state, meta, crc)
+                state.seek(0)
+            except BaseException:
+                state.close()
+                raise
+        return meta, state
+
+    def publish(self, meta: SnapshotMeta, unfinished: Path) -> None:
+        """Make a snapshot that was written completely visible; for its sink."""
+        with self._lock:
+            unfinished.rename(self._directory / meta.id)
+            _sync_directory(self._directory)
+            try:
+                for old in self._all()[self._retain :]:
+                    self._remove(self._directory / old.id)
+            except OSError:
+                _log.warning("cannot remove old snapshots path=%s", self._directory, exc_info=True)
+
+    def _all(self) -> Sequence[SnapshotMeta]:
+        found = []
+        try:
+            entries = sorted(os.scandir(self._directory), key=lambda entry: entry.name)
+        except FileNotFoundError:
+            return []  # removed behind our back; `create` makes it anew
+        for entry in entries:
+            if not entry.is_dir() or not _ID.fullmatch(entry.name):
+                continue
+            try:
+                meta, crc = _read_metadata(Path(entry.path))
+            except FileNotFoundError:
+                continue  # just being removed
+            except (OSError, SnapshotError) as exc:
+                _log.warning("skipping snapshot path=%s cause=%s", entry.path, exc)
+                continue
+            if crc is None or meta.id != entry.name:
+                _log.warning("skipping snapshot path=%s cause=unfinished or renamed", entry.path)
+                continue
+            found.append(meta)
+        return sorted(found, key=lambda meta: (meta.term, meta.index, meta.id), reverse=True)
+
+    def _remove_leftovers(self) -> None:
+        """Remove what crashed writers left, or else every crash would cost a snapshot of space."""
+        for path in self._directory.glob("*" + _UNFINISHED):
+            if not _ID.fullmatch(path.name.removesuffix(_UNFINISHED)) or _has_writer(path):
+                continue
+            _log.info("removing an unfinished snapshot path=%s", path)
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _remove(self, path: Path) -> None:
+        # The name goes first: a snapshot without its content would still be listed after a crash.
+        doomed = path.with_name(path.name + _UNFINISHED)
+        path.rename(doomed)
+        shutil.rmtree(doomed)
+
+
+class FileSnapshotSink:
+    """The sink of one snapshot; used by one thread."""
+
+    def __init__(self, store: FileSnapshotStore, meta: SnapshotMeta, path: Path) -> None:
+        self._store = store
+        self._meta = meta
+        self._path = path
+        self._buffer = bytearray()
+        self._size = 0  # bytes that went to the file, and into the checksum
+        self._synced = 0
+        self._crc = 0
+        self._is_over = False
+        self._error: BaseException | None = None
+        _write_durably(path / _META, encode_metadata(meta, None))
+        self._state = (path / _STATE).open("xb", buffering=0)
+        _mark_writer(self._state)
+
+    def id(self) -> str:
+        """Return the snapshot's id, its directory's name."""
+        return self._meta.id
+
+    def write(self, data: bytes, /) -> int:
+        """Append bytes to the snapshot; after a failure it can only be cancelled."""
+        with self._failing():
+            if self._is_over:
+                raise SnapshotError(f"snapshot {self._meta.id} is closed")
+            view = memoryview(data)
+            for start in range(0, len(view), _BLOCK):
+                self._buffer += view[start : start + _BLOCK]
+                if len(self._buffer) >= _BLOCK:
+                    self._flush()
+            return len(view)
+
+    def close(self) -> None:
+        """Make the snapshot durable and visible, then remove those beyond the number to retain."""
+        if self._is_over:
+            return
+        if self._error is not None:
+            self.cancel()
+            raise SnapshotError(f"snapshot {self._meta.id} is incomplete") from self._error
+        try:
+            with self._failing():
+                self._finish()
+        finally:
+            self._abandon()
+
+    def cancel(self) -> None:
+        """Throw the snapshot away."""
+        if not self._is_over:
+            self._abandon()
+
+    def _finish(self) -> None:
+        self._flush()
+        os.fsync(self._state.fileno())
+        meta = replace(self._meta, size=self._size)
+        _write_durably(self._path / _META, encode_metadata(meta, self._crc))
+        _sync_directory(self._path)
+        self._store.publish(meta, self._path)
+
+    def _abandon(self) -> None:
+        """Let go of the file, and remove the directory if it still has its unfinished name."""
+        self._is_over = True
+        shutil.rmtree(self._path, ignore_errors=True)
+        self._state.close()
+
+    def _flush(self) -> None:
+        rest = memoryview(self._buffer)
+        self._crc = crc64(rest, self._crc)
+        self._size += len(rest)
+        while rest:
+            rest = rest[self._state.write(rest) :]
+        rest.release()
+        self._buffer = bytearray()
+        if self._size - self._synced >= _SYNC_EVERY:
+            os.fsync(self._state.fileno())
+            self._synced = self._size
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            with _explained(f"cannot write snapshot {self._meta.id}"):
+                yield
+        except BaseException as exc:
+            self._error = exc
+            raise
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turn what the file system says into a `SnapshotError`."""
+    try:
+        yield
+    except OSError as exc:
+        raise SnapshotError(f"{what}: {exc}") from exc
+
+
+def _read_metadata(path: Path) -> tuple[SnapshotMeta, int | None]:
+    return decode_metadata((path / _META).read_bytes())
+
+
+def _check_content(state: BinaryIO, meta: SnapshotMeta, crc: int | None) -> None:
+    actual = size = 0
+    while block := state.read(_BLOCK):
+        actual = crc64(block, actual)
+        size += len(block)
+    if (actual, size) != (crc, meta.size):
+        raise SnapshotCorruptError(f"snapshot {meta.id} is damaged: its checksum does not match")
+
+
+def _mark_writer(state: BinaryIO) -> None:
+    """Lock an unfinished snapshot's file for as long as it is open; see `_has_writer`."""
+    try:
+        fcntl.flock(state.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        pass  # a file system without locks: there, leftovers are left alone
+
+
+def _has_writer(path: Path) -> bool:
+    """Tell whether an unfinished snapshot is being written, or cannot be known not to be."""
+    try:
+        with (path / _STATE).open("rb") as state:
+            fcntl.flock(state.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _make_directories(path: Path) -> None:
+    """Make a directory and its parents, each name durable."""
+    if path.is_dir():
+        return
+    _make_directories(path.parent)
+    path.mkdir(mode=0o755, exist_ok=True)
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
