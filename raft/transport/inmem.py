@@ -17,6 +17,7 @@ from raft.errors import (
     ProtocolError,
     RaftError,
     RPCTimeoutError,
+    SnapshotError,
     TransportError,
     TransportShutdownError,
 )
@@ -138,10 +139,15 @@ class _SharedReader:
         data = self._pull(wanted)
         self._left -= len(data)
         if len(data) < wanted:
-            raise ProtocolError(f"snapshot ended {self._left} bytes early")
+            raise self._broken(f"snapshot ended {self._left} bytes early")
         if self._left == 0 and size != 0 and self._pull(1):
-            raise ProtocolError("snapshot is longer than announced")
+            raise self._broken("snapshot is longer than announced")
         return data
+
+    def _broken(self, text: str) -> TransportError:
+        """Tell the sender that its snapshot is at fault, and return what the reader raises."""
+        self._exchange.end(None, SnapshotError(text))
+        return ProtocolError(text)
 
     def _pull(self, size: int) -> bytes:
         pieces = []
@@ -152,7 +158,8 @@ class _SharedReader:
             try:
                 piece = self._reader.read(size)
             except Exception as exc:
-                # The sender closes its reader when it gives up: then this is no fault of the file.
+                # The sender's fault, so it hears of it; unless it has given up and closed the file.
+                self._exchange.end(None, exc)
                 raise TransportError(f"snapshot cannot be read: {describe(exc)}") from exc
             self._exchange.touch()
             if not piece:

@@ -103,6 +103,8 @@ class SocketStream:
             sent = self._try_send(data)
             if sent < len(data):
                 self._send_rest(memoryview(data)[sent:], Deadline(self._runtime, timeout))
+        except RPCTimeoutError:
+            raise  # is an OSError, too
         except OSError as exc:
             raise self._lost(exc) from exc
         finally:
@@ -120,6 +122,8 @@ class SocketStream:
                 count = self._try_receive(buffer)
                 if count is not None:
                     return count
+        except RPCTimeoutError:
+            raise  # is an OSError, too
         except OSError as exc:
             raise self._lost(exc) from exc
         finally:

@@ -1,0 +1,51 @@
+"""The transports of `raft.transport` keep the contract that third parties' are tested for."""
+
+import pytest
+
+from raft.testing.transport_contract import TransportContract
+from raft.transport import InmemTransport, TCPTransport
+
+
+def identified(a, b):
+    a.identify("a", lambda: "cluster")
+    b.identify("b", lambda: "cluster")
+    return a, b
+
+
+class TestInmemTransport(TransportContract):
+    @pytest.fixture
+    def transports(self):
+        a, b = InmemTransport(timeout=5.0), InmemTransport(timeout=5.0)
+        a.connect(b.local_addr(), b)
+        b.connect(a.local_addr(), a)
+        yield identified(a, b)
+        a.close()
+        b.close()
+
+
+class TestTCPTransport(TransportContract):
+    @pytest.fixture
+    def transports(self):
+        a, b = TCPTransport("127.0.0.1:0", timeout=5.0), TCPTransport("127.0.0.1:0", timeout=5.0)
+        yield identified(a, b)
+        a.close()
+        b.close()
+
+
+class TestTCPTransportThatLooksAddressesUp(TransportContract):
+    @pytest.fixture
+    def transports(self):
+        book = {}
+        a, b = (TCPTransport("127.0.0.1:0", None, 5.0, 3, Book(book)) for _ in "ab")
+        book.update(a=a.local_addr(), b=b.local_addr(), c=b.local_addr())
+        yield identified(a, b)
+        a.close()
+        b.close()
+
+
+class Book:
+    def __init__(self, addresses):
+        self._addresses = addresses
+
+    def server_addr(self, server_id):
+        return self._addresses[server_id]
