@@ -79,7 +79,15 @@ def loads(data: bytes) -> Any:
     """Decode CBOR; every fault is a `ProtocolError`."""
     try:
         return cbor2.loads(data)
-    except (ValueError, EOFError, TypeError, OverflowError, RecursionError, MemoryError) as exc:
+    except (
+        cbor2.CBORError,
+        ValueError,
+        EOFError,
+        TypeError,
+        OverflowError,
+        RecursionError,
+        MemoryError,
+    ) as exc:
         raise ProtocolError(f"payload is not CBOR: {exc}") from exc
 
 
@@ -104,7 +112,7 @@ def _unpack_log(value: object) -> Log:
     kind = _LOG_TYPES.get(fields[2]) if type(fields[2]) is int else None
     stamp = fields[5]
     if kind is None:
-        raise ProtocolError(f"entry has the unknown type {fields[2]!r}")
+        raise ProtocolError("entry has an unknown type")  # its value may be too long to print
     if type(stamp) is not int or not -(2**63) <= stamp < 2**63:
         raise ProtocolError("entry's time is not a signed 64-bit number")
     return Log(
