@@ -263,8 +263,6 @@ class Server:
             if len(self._complaints) >= self._max_inbound:
                 self._complaints.clear()
             self._complaints[host] = text
-        if self._closing.is_set():
-            return
         logger.log(
             logging.DEBUG if repeated else logging.WARNING,
             "inbound connection closed peer=%s error=%s",

@@ -1,0 +1,684 @@
+"""The native protocol between transports, and with peers that do not keep it."""
+
+import gc
+import io
+import logging
+import os
+import queue
+import socket
+import struct
+import threading
+
+import pytest
+
+from raft.codec import decode_message
+from raft.errors import (
+    ClusterMismatchError,
+    ConnectionLostError,
+    ForkedProcessError,
+    PeerUnreachableError,
+    PipelineShutdownError,
+    RaftError,
+    RPCTimeoutError,
+    TransportError,
+    TransportShutdownError,
+    UnsupportedProtocolError,
+    WrongServerError,
+)
+from raft.interfaces import WithClose, WithDelivery, WithIdentity, WithPreVote
+from raft.messages import InstallSnapshotRequest, InstallSnapshotResponse, RPCHeader
+from raft.runtime import ThreadRuntime
+from raft.testing.transport_contract import (
+    Answering,
+    InBackground,
+    Zeros,
+    answer_with,
+    raised_by,
+)
+from raft.transport import NetworkTransport, TCPTransport, server
+from raft.transport.connection import WORKING_FRAME
+from tests.unit.transport.tools import (
+    HEARTBEAT,
+    PATIENCE,
+    REQUEST,
+    RESPONSE,
+    FakePeer,
+    answer,
+    connection,
+    dial,
+    identity,
+    is_closed_by_peer,
+    open_descriptors,
+    telling,
+    transport_threads,
+)
+
+INSTALLED = InstallSnapshotResponse(RPCHeader("b"), 3, True)
+LARGE = 64 * 1024 * 1024
+
+
+def snapshot(size):
+    return InstallSnapshotRequest(RPCHeader("a"), 3, 9, 2, size=size)
+
+
+@pytest.fixture
+def make():
+    made = []
+
+    def transport(server_id, cluster_id=None, bind="127.0.0.1:0", **options):
+        one = TCPTransport(bind, **{"timeout": PATIENCE, **options})
+        one.identify(server_id, cluster_id if callable(cluster_id) else lambda: cluster_id)
+        made.append(one)
+        return one
+
+    yield transport
+    for one in made:
+        one.close()
+    assert transport_threads() == []
+
+
+@pytest.fixture
+def pair(make):
+    a, b = make("a"), make("b")
+    b.deliver_to(answer_with(RESPONSE))
+    return a, b
+
+
+def complaints(caplog):
+    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def test_it_offers_the_optional_contracts(pair):
+    for contract in (WithClose, WithDelivery, WithIdentity, WithPreVote):
+        assert isinstance(pair[0], contract)
+
+
+# ---- connections ----
+
+
+def test_a_connection_is_used_again(pair):
+    a, b = pair
+    for _ in range(5):
+        a.append_entries("b", b.local_addr(), REQUEST)
+
+    assert transport_threads() == ["raft-b-accept", "raft-b-conn-1"]
+
+
+def test_as_many_connections_as_the_pool_holds_are_kept(make):
+    a, b = make("a", max_pool=2), make("b")
+    kept = queue.Queue()
+    b.deliver_to(kept.put)
+    calls = [InBackground(lambda: a.append_entries("b", b.local_addr(), REQUEST)) for _ in range(5)]
+    rpcs = [kept.get(timeout=PATIENCE) for _ in calls]
+    for rpc in rpcs:
+        rpc.respond(RESPONSE)
+
+    assert [call.outcome() for call in calls] == [RESPONSE] * 5
+    assert a._pool.idle_count(("b", b.local_addr())) == 2
+
+
+def test_streams_can_be_closed_and_calls_go_on(pair):
+    a, b = pair
+    a.append_entries("b", b.local_addr(), REQUEST)
+
+    a.close_streams()
+    b.close_streams()
+
+    assert a._pool.idle_count(("b", b.local_addr())) == 0
+    assert a.append_entries("b", b.local_addr(), REQUEST) == RESPONSE
+
+
+def test_a_restarted_peer_costs_no_call(make):
+    a, b = make("a"), make("b")
+    address = b.local_addr()
+    b.deliver_to(answer_with(RESPONSE))
+    a.append_entries("b", address, REQUEST)
+
+    b.close()
+    again = make("b", bind=address)
+    again.deliver_to(answer_with(RESPONSE))
+
+    assert a.append_entries("b", address, REQUEST) == RESPONSE
+
+
+def test_a_kept_connection_that_breaks_on_use_is_replaced(make):
+    def break_off(link):
+        answer(link)
+        link.receive(PATIENCE)
+
+    with FakePeer(break_off, answer) as peer:
+        a = make("a")
+        a.append_entries("b", peer.address, REQUEST)
+
+        assert a.append_entries("b", peer.address, REQUEST) == RESPONSE
+
+
+def test_a_fresh_connection_that_breaks_is_an_error(make):
+    def break_off(link):
+        link.welcome(identity("b"), PATIENCE)
+        link.receive(PATIENCE)
+
+    with FakePeer(break_off) as peer, pytest.raises(ConnectionLostError):
+        make("a").append_entries("b", peer.address, REQUEST)
+
+
+def test_after_a_timeout_the_late_answer_is_not_taken_for_the_next(make):
+    a, b = make("a"), make("b")
+    kept = queue.Queue()
+    b.deliver_to(kept.put)
+    raised_by(lambda: a.append_entries("b", b.local_addr(), REQUEST, 0.05))
+    b.deliver_to(answer_with(RESPONSE))
+
+    kept.get(timeout=PATIENCE).respond(None, ValueError("late"))
+
+    assert a.append_entries("b", b.local_addr(), REQUEST) == RESPONSE
+
+
+def test_the_address_provider_is_asked_first_and_may_fail(make, caplog):
+    class Book:
+        def server_addr(self, server_id):
+            if server_id != "b":
+                raise LookupError("not in the book")
+            return b.local_addr()
+
+    a, b = make("a", server_address_provider=Book()), make("b")
+    b.deliver_to(answer_with(RESPONSE))
+
+    assert a.append_entries("b", "nonsense", REQUEST) == RESPONSE
+    assert isinstance(raised_by(lambda: a.append_entries("c", b.local_addr(), REQUEST)), RaftError)
+    assert any("not in the book" in line for line in complaints(caplog))
+
+
+# ---- who is who ----
+
+
+def test_a_request_for_another_server_is_never_delivered(make, caplog):
+    a, b = make("a"), make("b")
+    inbox = b.consumer()
+
+    for _ in range(3):
+        with pytest.raises(WrongServerError):
+            a.append_entries("c", b.local_addr(), REQUEST)
+
+    assert inbox.qsize() == 0
+    b.close()
+    assert len(complaints(caplog)) == 1
+
+
+def test_a_request_of_another_cluster_is_never_delivered(make):
+    a, b = make("a", "one"), make("b", "two")
+    inbox = b.consumer()
+
+    with pytest.raises(ClusterMismatchError):
+        a.append_entries("b", b.local_addr(), REQUEST)
+    with pytest.raises(ClusterMismatchError):
+        a.append_entries_pipeline("b", b.local_addr())
+
+    assert inbox.qsize() == 0
+
+
+def test_a_cluster_learnt_later_counts_for_connections_made_before(make):
+    known = []
+    a, b = make("a", "one"), make("b", lambda: known[0] if known else None)
+    b.deliver_to(answer_with(RESPONSE))
+    a.append_entries("b", b.local_addr(), REQUEST)
+
+    known.append("two")
+
+    with pytest.raises(ClusterMismatchError):
+        a.append_entries("b", b.local_addr(), REQUEST)
+
+
+def test_the_receiver_learns_the_senders_cluster_as_soon_as_it_has_one(make):
+    known, heard = [], []
+    a, b = make("a", lambda: known[0] if known else None), make("b")
+
+    def take(rpc):
+        heard.append(rpc.cluster_id)
+        rpc.respond(RESPONSE)
+
+    b.deliver_to(take)
+    a.append_entries("b", b.local_addr(), REQUEST)
+    known.append("one")
+    a.append_entries("b", b.local_addr(), REQUEST)
+
+    assert heard == [None, "one"]
+
+
+def test_a_peer_of_a_later_version_is_talked_to_in_a_common_one(make):
+    def later(link):
+        link.welcome(identity("b"), PATIENCE, (1, 9))
+        link.receive(PATIENCE)
+        link.send_message(RESPONSE, PATIENCE)
+
+    with FakePeer(later) as peer:
+        assert make("a").append_entries("b", peer.address, REQUEST) == RESPONSE
+
+
+def test_a_peer_without_a_common_version_is_named(make, caplog):
+    def too_late(link):
+        raised_by(lambda: link.welcome(identity("b"), PATIENCE, (5, 9)))
+
+    with FakePeer(too_late) as peer, pytest.raises(UnsupportedProtocolError, match="5 to 9"):
+        make("a").append_entries("b", peer.address, REQUEST)
+
+    b = make("b")
+    b.consumer()
+    link = connection(dial(b))
+    with pytest.raises(UnsupportedProtocolError, match="1 to 1"):
+        link.greet(identity("a"), "b", PATIENCE, (5, 9))
+    link.close()
+    b.close()
+    assert len(complaints(caplog)) == 1
+
+
+def test_a_peer_of_another_protocol_is_named(make):
+    def speak_otherwise(link):
+        link.stream.send(b"HTTP/1.1 400 Bad Request\r\n\r\n", PATIENCE)
+        link.await_input(PATIENCE)
+
+    with FakePeer(speak_otherwise) as peer, pytest.raises(TransportError, match="does not speak"):
+        make("a").append_entries("b", peer.address, REQUEST)
+
+
+# ---- what else may come in ----
+
+GARBAGE = [
+    b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    bytes(100),
+    b"RAFTPY\r\n" + b"\xff" * 6,
+]
+BAD_FRAMES = [
+    struct.pack(">IBI", 4, 0, 1) + b"data",  # a wrong CRC
+    struct.pack(">IBI", 2**32 - 1, 0, 0),
+    struct.pack(">IBI", 0, 99, 0x12345678),
+]
+
+
+@pytest.mark.parametrize("data", GARBAGE)
+def test_garbage_ends_that_one_connection_with_one_line(pair, caplog, data):
+    a, b = pair
+    with dial(b) as sock:
+        sock.sendall(data)
+        assert is_closed_by_peer(sock)
+
+    assert a.append_entries("b", b.local_addr(), REQUEST) == RESPONSE
+    b.close()
+    assert len(complaints(caplog)) == 1
+
+
+@pytest.mark.parametrize("data", BAD_FRAMES)
+def test_garbage_behind_a_good_handshake_does_too(pair, caplog, data):
+    a, b = pair
+    with dial(b) as sock:
+        greet(sock)
+        sock.sendall(data)
+        assert is_closed_by_peer(sock)
+
+    assert a.append_entries("b", b.local_addr(), REQUEST) == RESPONSE
+    b.close()
+    assert len(complaints(caplog)) == 1
+
+
+def greet(sock):
+    """Keep the protocol up to the first frame; the socket remains usable."""
+    link = connection(socket.socket(fileno=os.dup(sock.fileno())))
+    link.greet(identity("a"), "b", PATIENCE)
+    link.close()
+    sock.settimeout(PATIENCE)
+
+
+def test_a_message_that_is_no_request_ends_the_connection(pair, caplog):
+    _, b = pair
+    with dial(b) as sock:
+        link = connection(sock)
+        link.greet(identity("a"), "b", PATIENCE)
+        link.send_message(RESPONSE, PATIENCE)
+        assert link.await_input(PATIENCE) is False
+        link.close()
+    b.close()
+
+    assert ["came as a request" in line for line in complaints(caplog)] == [True]
+
+
+def test_a_connection_that_says_nothing_is_closed(make, caplog):
+    b = make("b", handshake_timeout=0.05)
+    b.consumer()
+    with dial(b) as silent:
+        assert is_closed_by_peer(silent)
+
+    b.close()
+    assert len(complaints(caplog)) == 1
+
+
+def test_half_a_frame_is_waited_for_no_longer_than_the_timeout(make, caplog):
+    b = make("b", timeout=0.05)
+    b.consumer()
+    with dial(b) as sock:
+        greet(sock)
+        sock.sendall(b"\0\0\0")
+        assert is_closed_by_peer(sock)
+
+    b.close()
+    assert len(complaints(caplog)) == 1
+
+
+def test_half_a_frame_and_the_end_is_no_news(make, caplog):
+    b = make("b")
+    b.consumer()
+    with dial(b) as sock:
+        greet(sock)
+        sock.sendall(b"\0\0\0")
+        sock.shutdown(socket.SHUT_WR)
+        assert is_closed_by_peer(sock)
+
+    assert complaints(caplog) == []
+
+
+def test_too_many_connections_are_refused_with_one_line(make, caplog):
+    b = make("b", max_inbound=2)
+    b.deliver_to(answer_with(RESPONSE))
+    first, second = make("a"), make("c")
+    first.append_entries("b", b.local_addr(), REQUEST)
+    second.append_entries("b", b.local_addr(), REQUEST)
+
+    for _ in range(3):
+        with dial(b) as sock:
+            assert is_closed_by_peer(sock)
+
+    assert first.append_entries("b", b.local_addr(), REQUEST) == RESPONSE
+    assert len(complaints(caplog)) == 1
+
+
+def test_a_caller_that_gave_up_does_not_hold_a_thread(make, monkeypatch):
+    monkeypatch.setattr(server, "WORKING_INTERVAL", 0.01)
+    a, b = make("a"), make("b", max_inbound=1)
+    b.deliver_to(lambda _: None)
+    ended = threading.Event()
+    monkeypatch.setattr(b._server, "forget", telling(ended, b._server.forget))
+
+    raised_by(lambda: a.append_entries("b", b.local_addr(), REQUEST, 0.05))
+    assert ended.wait(PATIENCE)
+
+    b.deliver_to(answer_with(RESPONSE))
+    assert a.append_entries("b", b.local_addr(), REQUEST) == RESPONSE
+
+
+# ---- accepting ----
+
+
+def test_failures_to_accept_are_paused_after(caplog):
+    pauses = []
+
+    class Recording(ThreadRuntime):
+        def event(self):
+            event = threading.Event()
+            wait, event.wait = event.wait, lambda timeout: pauses.append(timeout) or wait(0)
+            return event
+
+    class Failing:
+        enough, closed = threading.Event(), threading.Event()
+
+        def local_addr(self):
+            return "nowhere:1"
+
+        def accept(self, timeout):
+            if len(pauses) < 12:
+                raise OSError("too many open files")
+            self.enough.set()
+            self.closed.wait(PATIENCE)
+
+        def close(self):
+            self.closed.set()
+
+        def abandon(self):
+            pass
+
+    transport = NetworkTransport(Failing(), runtime=Recording())
+    transport.consumer()
+    assert Failing.enough.wait(PATIENCE)
+    transport.close()
+
+    assert pauses[:10] == [0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0, 1.0]
+    assert len([line for line in complaints(caplog) if "too many open files" in line]) == 12
+    assert transport_threads() == []
+
+
+# ---- pipelines ----
+
+
+def test_a_pipeline_whose_peer_goes_away_ends(make):
+    a, b = make("a"), make("b")
+    b.deliver_to(lambda _: None)
+    pipeline = a.append_entries_pipeline("b", b.local_addr())
+    pipeline.append_entries(REQUEST)
+    waiting = InBackground(lambda: pipeline.receive(60.0))
+
+    b.close()
+
+    assert isinstance(waiting.outcome(), ConnectionLostError)
+    assert isinstance(raised_by(lambda: pipeline.append_entries(REQUEST)), TransportError)
+
+
+def test_closing_the_transport_ends_its_pipelines(make):
+    a, b = make("a"), make("b")
+    b.deliver_to(lambda _: None)
+    pipeline = a.append_entries_pipeline("b", b.local_addr())
+    waiting = InBackground(lambda: pipeline.receive(60.0))
+
+    a.close()
+
+    assert isinstance(waiting.outcome(), TransportShutdownError)
+
+
+def test_a_closed_pipeline_says_so(make):
+    a, b = make("a"), make("b")
+    b.deliver_to(lambda _: None)
+    pipeline = a.append_entries_pipeline("b", b.local_addr())
+    pipeline.close()
+
+    assert isinstance(raised_by(lambda: pipeline.receive(1.0)), PipelineShutdownError)
+    assert isinstance(raised_by(lambda: pipeline.append_entries(REQUEST)), PipelineShutdownError)
+
+
+def test_an_answer_nobody_asked_for_ends_a_pipeline(make):
+    def overeager(link):
+        link.welcome(identity("b"), PATIENCE)
+        link.send_message(RESPONSE, PATIENCE)
+        link.await_input(PATIENCE)
+
+    with FakePeer(overeager) as peer:
+        pipeline = make("a").append_entries_pipeline("b", peer.address)
+
+        with pytest.raises(TransportError, match="not sent"):
+            pipeline.receive(PATIENCE)
+
+
+def test_heartbeats_pass_a_request_that_is_not_answered(make):
+    a, b = make("a"), make("b")
+    b.set_heartbeat_handler(answer_with(RESPONSE))
+    arrived = threading.Event()
+    b.deliver_to(lambda _: arrived.set())
+    pipeline = a.append_entries_pipeline("b", b.local_addr())
+    pipeline.append_entries(REQUEST)
+    assert arrived.wait(PATIENCE)
+
+    assert a.append_entries("b", b.local_addr(), HEARTBEAT) == RESPONSE
+    pipeline.close()
+
+
+# ---- snapshots ----
+
+
+def test_a_large_snapshot_can_be_refused_at_once(make):
+    a, b = make("a"), make("b")
+    b.deliver_to(answer_with(INSTALLED))
+    reader = Zeros(LARGE)
+
+    assert a.install_snapshot("b", b.local_addr(), snapshot(LARGE), reader) == INSTALLED
+    assert reader.left > LARGE // 2
+
+
+def test_a_receiver_that_works_long_shows_signs_of_life(make, monkeypatch):
+    monkeypatch.setattr(server, "WORKING_INTERVAL", 0.01)
+    b = make("b")
+    kept = queue.Queue()
+    b.deliver_to(kept.put)
+    link = connection(dial(b))
+    link.greet(identity("a"), "b", PATIENCE)
+    link.send_message(snapshot(0), PATIENCE)
+    link.send(130, b"", PATIENCE)
+    rpc = kept.get(timeout=PATIENCE)
+    assert rpc.reader.read(1) == b""
+
+    assert [link.receive(PATIENCE)[0] for _ in range(5)] == [WORKING_FRAME] * 5
+    rpc.respond(INSTALLED)
+    while (frame := link.receive(PATIENCE))[0] == WORKING_FRAME:
+        pass
+    assert decode_message(*frame) == INSTALLED
+    link.close()
+
+
+def test_a_sender_that_stalls_fails_on_both_sides(make):
+    a, b = make("a"), make("b", timeout=0.05)
+    go_on, failed = threading.Event(), queue.Queue()
+
+    class Stalling(Zeros):
+        def read(self, size=-1, /):
+            go_on.wait(PATIENCE)
+            return super().read(size)
+
+    def install(rpc):
+        fault = raised_by(lambda: rpc.reader.read(10))
+        rpc.respond(None, fault)
+        failed.put(fault)
+
+    with Answering(b, install):
+        call = InBackground(
+            lambda: a.install_snapshot("b", b.local_addr(), snapshot(10), Stalling(10))
+        )
+        fault = failed.get(timeout=PATIENCE)
+        go_on.set()
+
+        assert isinstance(fault, RPCTimeoutError)
+        assert isinstance(call.outcome(), TransportError)
+
+
+def test_closing_ends_a_snapshot_on_its_way(make):
+    a, b = make("a"), make("b")
+    arrived = threading.Event()
+
+    with Answering(b, lambda _: arrived.set()):
+        call = InBackground(
+            lambda: a.install_snapshot("b", b.local_addr(), snapshot(LARGE), Zeros(LARGE), 60.0)
+        )
+        assert arrived.wait(PATIENCE)
+        a.close()
+
+        assert isinstance(call.outcome(), TransportShutdownError)
+
+
+def test_a_snapshot_at_fault_is_logged_by_the_receiver(make, caplog):
+    b = make("b")
+    with Answering(b, lambda rpc: rpc.reader.read()):
+        link = connection(dial(b))
+        link.greet(identity("a"), "b", PATIENCE)
+        link.send_message(snapshot(10), PATIENCE)
+        link.send(129, b"12345678901", PATIENCE)
+        error = raised_by(lambda: link.receive_answer(PATIENCE))
+        link.close()
+    b.close()
+
+    assert "beyond its size" in str(error)
+    assert len(complaints(caplog)) == 1
+
+
+# ---- life ----
+
+
+def test_a_request_not_answered_is_let_go_on_closing(make):
+    a, b = make("a"), make("b")
+    kept = queue.Queue()
+    b.deliver_to(kept.put)
+    call = InBackground(lambda: a.append_entries("b", b.local_addr(), REQUEST, 60.0))
+    rpc = kept.get(timeout=PATIENCE)
+
+    b.close()
+    rpc.respond(RESPONSE)
+
+    assert isinstance(call.outcome(), TransportError)
+    assert transport_threads() == []
+
+
+def test_opening_and_closing_leaves_nothing_behind():
+    def answer_all(rpc):
+        is_snapshot = isinstance(rpc.command, InstallSnapshotRequest)
+        rpc.respond(INSTALLED if is_snapshot else RESPONSE)
+
+    def cycle():
+        a, b = TCPTransport("127.0.0.1:0"), TCPTransport("127.0.0.1:0")
+        a.identify("a", lambda: None)
+        b.deliver_to(answer_all)
+        a.consumer()
+        a.append_entries("", b.local_addr(), REQUEST)
+        a.append_entries_pipeline("", b.local_addr())
+        a.install_snapshot("", b.local_addr(), snapshot(0), io.BytesIO())
+        a.close()
+        b.close()
+
+    cycle()
+    gc.collect()
+    before = open_descriptors(), threading.active_count()
+    for _ in range(100):
+        cycle()
+    gc.collect()
+
+    assert (open_descriptors(), threading.active_count()) == before
+
+
+def test_a_forked_child_lets_go_and_says_so(pair):
+    a, b = pair
+    a.append_entries("b", b.local_addr(), REQUEST)
+    address = b.local_addr()
+    pipeline = a.append_entries_pipeline("b", address)
+    calls = [
+        a.local_addr,
+        a.consumer,
+        a.close,
+        a.close_streams,
+        lambda: a.identify("a", lambda: None),
+        lambda: a.set_heartbeat_handler(None),
+        lambda: a.deliver_to(print),
+        lambda: a.append_entries("b", address, REQUEST),
+        lambda: a.append_entries_pipeline("b", address),
+        lambda: a.install_snapshot("b", address, snapshot(0), Zeros(0)),
+        lambda: pipeline.append_entries(REQUEST),
+        lambda: pipeline.receive(1.0),
+        pipeline.close,
+    ]
+    sockets = [stream.sock.fileno() for each in pair for stream in each._layer._streams]
+
+    child = os.fork()
+    if child == 0:
+        try:
+            refused = [isinstance(raised_by(call), ForkedProcessError) for call in calls]
+            gone = [isinstance(raised_by(lambda fd=fd: os.fstat(fd)), OSError) for fd in sockets]
+            os._exit(0 if all(refused) and all(gone) else 1)
+        finally:
+            os._exit(2)
+    _, status = os.waitpid(child, 0)
+
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert a.append_entries("b", address, REQUEST) == RESPONSE
+    pipeline.append_entries(REQUEST)
+    assert pipeline.receive(PATIENCE) == RESPONSE
+    pipeline.close()
+
+
+def test_an_address_nobody_has_is_unreachable(pair):
+    a, b = pair
+    address = b.local_addr()
+    b.close()
+
+    with pytest.raises(PeerUnreachableError, match=f"failed to connect to peer: {address}"):
+        a.append_entries("b", address, REQUEST)
