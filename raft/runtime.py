@@ -89,7 +89,8 @@ class Runtime(Protocol):
 
     def lock(self) -> Lock: ...
 
-    def condition(self) -> Condition: ...
+    def condition(self, lock: Lock | None = None) -> Condition:
+        """Return a condition variable, on a lock of its own or on one that several share."""
 
     def event(self) -> Event: ...
 
@@ -124,8 +125,8 @@ class ThreadRuntime:
     random = staticmethod(random.random)
     random_bytes = staticmethod(secrets.token_bytes)
 
-    def condition(self) -> Condition:
-        return threading.Condition(threading.Lock())
+    def condition(self, lock: Lock | None = None) -> Condition:
+        return threading.Condition(threading.Lock() if lock is None else lock)  # type: ignore[arg-type]
 
     def queue(self, maxsize: int = 0) -> Queue[Any]:
         return queue.Queue(maxsize)
@@ -171,7 +172,7 @@ class ThreadGroup:
 
     def __init__(self, runtime: Runtime, prefix: str) -> None:
         self._runtime = runtime
-        self._prefix = prefix
+        self.prefix = prefix
         self._lock = runtime.lock()  # guards _tasks
         self._tasks: list[Task] = []
         self.on_crash: Callable[[str, BaseException], None] = lambda _name, _error: None
@@ -185,7 +186,7 @@ class ThreadGroup:
             except BaseException as error:  # noqa: BLE001 - a thread's root: report, never vanish
                 self.on_crash(name, error)
 
-        task = self._runtime.spawn(f"{self._prefix}-{name}", run)
+        task = self._runtime.spawn(f"{self.prefix}-{name}", run)
         with self._lock:
             self._tasks = [t for t in self._tasks if t.is_alive()]
             self._tasks.append(task)

@@ -180,6 +180,10 @@ class EntryID:
     index: int = NO_INDEX
 
 
+NO_ENTRY = EntryID()
+"""The position before the first entry."""
+
+
 def check_configuration(configuration: Configuration) -> None:
     """Raise `ValueError` naming the first fault that makes a configuration unusable."""
     ids: set[ServerID] = set()

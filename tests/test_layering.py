@@ -29,8 +29,11 @@ class Group(NamedTuple):
     lowest_only: bool = False  # of the floors below, may it import 0 and 1 alone?
 
 
-PARTS = "state disk raft_log membership commitment inbox progress"
-RUNNERS = "append_entries request_vote install_snapshot replication fsm_runner snapshotter"
+PARTS = "state disk raft_log membership commitment inbox progress state_machine fsm_runner"
+RUNNERS = (
+    "append_entries request_vote install_snapshot heartbeat replication snapshotter first_start"
+    " start_up lifecycle"
+)
 
 
 def _within(package: str, names: str) -> str:
@@ -90,7 +93,14 @@ Definition = Function | ast.ClassDef
 
 # What the guard rails would not allow, and the reason. Keys are "raft/node.py:Raft.stats lines"
 # (for classes also `methods` and `attributes`), or for a whole file "raft/node.py lines".
-EXCEPTIONS: dict[str, str] = {}
+EXCEPTIONS: dict[str, str] = {
+    "raft/bootstrap.py lines": "what scripts do to a stopped node has one home; recovery joins it",
+    "raft/engine/core.py:Core attributes": "it is the list of a node's collaborators",
+    "raft/engine/fsm_runner.py:FsmRunner attributes": "one over: collaborators and wishes",
+    "raft/engine/replication.py:PeerReplicator methods": "two over: probing and the window share"
+    " every field, so two classes would be friends of each other's privates",
+    "raft/roles/leader.py:Leader methods": "a method for each message that a leader answers",
+}
 
 
 class Import(NamedTuple):
@@ -324,7 +334,7 @@ def test_public_names_are_sorted_and_exist(package: str) -> None:
     [
         ("raft/types.py", "from raft.errors import RaftError"),
         ("raft/engine/core.py", "from raft.engine.state import HardState"),
-        ("raft/engine/fsm_runner.py", "from raft.engine.core import Core"),
+        ("raft/engine/snapshotter.py", "from raft.engine.core import Core"),
         ("raft/roles/leader.py", "from raft.roles.lease import Lease"),
         ("raft/transport/tcp.py", "import socket, ssl\nfrom raft.messages import RPC"),
         ("raft/futures.py", "from concurrent.futures import Future"),

@@ -1,0 +1,163 @@
+"""What can be set about a node, the reference's defaults, and the check of both.
+
+Durations are seconds. A node takes a copy when it is made; changing the object later has no effect.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+from raft.errors import InvalidConfigError
+from raft.types import PROTOCOL_VERSION, ServerID
+
+KIB = 1024
+MIB = 1024 * KIB
+
+MAX_COMMAND_BYTES = 32 * MIB
+"""No command may be larger: two of them must fit into one frame of the wire (64 MiB)."""
+
+_SHORTEST_TIMEOUT = 0.005  # the original's floor for heartbeat, election, lease and snapshots
+_SHORTEST_COMMIT_TIMEOUT = 0.001
+_MOST_APPEND_ENTRIES = 1024
+
+
+@dataclass(slots=True)
+class Config:
+    """The settings of one node; the first block is the original's, with its defaults."""
+
+    local_id: ServerID = ""
+    """Unique in the cluster and the same after every restart."""
+    protocol_version: int = PROTOCOL_VERSION
+    """Only 3 is spoken."""
+    heartbeat_timeout: float = 1.0
+    """A follower that heard nothing for this long, up to twice as long, starts an election."""
+    election_timeout: float = 1.0
+    """A candidate waits this long, up to twice as long, for votes; at least the one above."""
+    commit_timeout: float = 0.05
+    """Followers learn of a commit after this long when no entry tells them earlier."""
+    max_append_entries: int = 64
+    """Entries in one message, and commands that may wait for the leader's main thread."""
+    shutdown_on_remove: bool = True
+    """A leader that is removed or demoted shuts down; if False it becomes a follower."""
+    trailing_logs: int = 10240
+    """Entries kept behind a snapshot, so that slow followers need no snapshot."""
+    snapshot_interval: float = 120.0
+    """A snapshot is considered this often, up to half as often."""
+    snapshot_threshold: int = 8192
+    """Entries since the last snapshot that make a new one worth while."""
+    leader_lease_timeout: float = 0.5
+    """A leader without contact to a quorum for this long steps down."""
+    no_snapshot_restore_on_start: bool = False
+    """The FSM keeps its state itself: do not restore the newest snapshot into it at start."""
+    pre_vote_disabled: bool = False
+    """Campaign without asking first whether the election could be won (thesis 9.6)."""
+    logger: logging.Logger | None = None
+    """Where the node's own messages go; None for the `raft` loggers of the library."""
+
+    max_append_bytes: int = 1 * MIB
+    """Bytes of entries in one message; a larger entry travels alone."""
+    max_command_bytes: int = 8 * MIB
+    """Larger commands are refused by `apply`; at most 32 MiB."""
+    max_pending_bytes: int = 64 * MIB
+    """Bytes of commands not answered yet, above which `apply` waits."""
+    max_inflight_appends: int = 2
+    """AppendEntries on the way to one peer; a deep window costs latency."""
+    recent_log_bytes: int = 16 * MIB
+    """Newest entries kept in memory for sending and applying, in bytes."""
+    disk_stall_timeout: float = 10.0
+    """A write that takes longer costs the leader its office."""
+    shutdown_timeout: float = 10.0
+    """`shutdown` gives up waiting for user code and disk after this long."""
+    snapshot_send_rate: int = 0
+    """Bytes a second sent to one peer that installs a snapshot; 0 for no limit."""
+    fsm_halt_on: tuple[type[BaseException], ...] | None = field(default=None)
+    """Exceptions of `FSM.apply` that halt the node, instead of the built-in list."""
+
+
+def default_config() -> Config:
+    """Return a configuration with the defaults; `local_id` is still to be set."""
+    return Config()
+
+
+def validate_config(config: Config) -> None:
+    """Raise `InvalidConfigError` naming the first field that is out of range."""
+    for is_wrong, message in _faults(config):
+        if is_wrong:
+            raise InvalidConfigError(message)
+
+
+def _faults(c: Config) -> list[tuple[bool, str]]:
+    """Return the checks, in the original's order: (is wrong, what to do)."""
+    return [
+        (
+            c.protocol_version != PROTOCOL_VERSION,
+            f"protocol_version {c.protocol_version} is not supported, only {PROTOCOL_VERSION}",
+        ),
+        (not c.local_id, "local_id cannot be empty: give every server an id of its own"),
+        *_too_short(c),
+        (c.max_append_entries <= 0, "max_append_entries must be at least 1"),
+        (
+            c.max_append_entries > _MOST_APPEND_ENTRIES,
+            f"max_append_entries is too large: at most {_MOST_APPEND_ENTRIES}",
+        ),
+        (
+            c.snapshot_interval < _SHORTEST_TIMEOUT,
+            f"snapshot_interval is too low: at least {_SHORTEST_TIMEOUT} s",
+        ),
+        (
+            c.leader_lease_timeout < _SHORTEST_TIMEOUT,
+            f"leader_lease_timeout is too low: at least {_SHORTEST_TIMEOUT} s",
+        ),
+        (
+            c.leader_lease_timeout > c.heartbeat_timeout,
+            f"leader_lease_timeout ({c.leader_lease_timeout} s) cannot be larger than"
+            f" heartbeat_timeout ({c.heartbeat_timeout} s)",
+        ),
+        (
+            c.election_timeout < c.heartbeat_timeout,
+            f"election_timeout ({c.election_timeout} s) must be equal to or greater than"
+            f" heartbeat_timeout ({c.heartbeat_timeout} s)",
+        ),
+        *_own_faults(c),
+    ]
+
+
+def _too_short(c: Config) -> list[tuple[bool, str]]:
+    floors = (
+        ("heartbeat_timeout", c.heartbeat_timeout, _SHORTEST_TIMEOUT),
+        ("election_timeout", c.election_timeout, _SHORTEST_TIMEOUT),
+        ("commit_timeout", c.commit_timeout, _SHORTEST_COMMIT_TIMEOUT),
+    )
+    return [
+        (value < floor, f"{name} is too low: at least {floor} s") for name, value, floor in floors
+    ]
+
+
+def _own_faults(c: Config) -> list[tuple[bool, str]]:
+    """Return the checks of the fields that the original does not have."""
+    positive = (
+        ("max_append_bytes", c.max_append_bytes),
+        ("max_command_bytes", c.max_command_bytes),
+        ("max_inflight_appends", c.max_inflight_appends),
+        ("disk_stall_timeout", c.disk_stall_timeout),
+        ("shutdown_timeout", c.shutdown_timeout),
+    )
+    not_negative = (
+        ("trailing_logs", c.trailing_logs),
+        ("snapshot_threshold", c.snapshot_threshold),
+        ("recent_log_bytes", c.recent_log_bytes),
+        ("snapshot_send_rate", c.snapshot_send_rate),
+    )
+    return [
+        *((value <= 0, f"{name} must be greater than 0") for name, value in positive),
+        *((value < 0, f"{name} cannot be negative") for name, value in not_negative),
+        (
+            c.max_command_bytes > MAX_COMMAND_BYTES,
+            f"max_command_bytes is too large: at most {MAX_COMMAND_BYTES} (32 MiB)",
+        ),
+        (
+            c.max_pending_bytes < c.max_command_bytes,
+            "max_pending_bytes must hold at least one command of max_command_bytes",
+        ),
+    ]

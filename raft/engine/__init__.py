@@ -1,0 +1,1 @@
+"""What all roles share: inbox, state, log, disk, membership, receivers, replication."""

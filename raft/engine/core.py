@@ -1,0 +1,271 @@
+"""What two or more roles need: the collaborators and the transitions of one node.
+
+No loop, no RPC, no peer; nothing that one role alone needs. The main thread owns it, but for the
+collaborators that say otherwise themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raft.codec import decode_configuration
+from raft.config import Config
+from raft.engine.disk import Disk, Write
+from raft.engine.fsm_runner import FsmRunner
+from raft.engine.inbox import Apply, ClientMessage, Inbox, Message
+from raft.engine.membership import Membership
+from raft.engine.raft_log import RaftLog
+from raft.engine.state import CLUSTER_ID_KEY, HardState, NodeState, load_cluster_id
+from raft.errors import (
+    ClusterMismatchError,
+    LogCorruptError,
+    LogGapError,
+    NotLeaderError,
+    RaftInternalError,
+    RaftShutdownError,
+    ShutdownNotAppliedError,
+    StorageFailedError,
+)
+from raft.interfaces import LogStore, SnapshotStore, StableStore, Transport
+from raft.messages import RPC, RPCHeader
+from raft.observer import LatestValue, LeaderObservation, ObservationData
+from raft.runtime import Event, Runtime, ThreadGroup
+from raft.types import (
+    EntryID,
+    LogType,
+    RaftState,
+    ServerAddress,
+    ServerID,
+    SnapshotMeta,
+)
+
+_SCAN_BYTES = 4 * 1024 * 1024  # read at once when the log is scanned for configurations
+_SCAN_COUNT = 4096
+
+
+class StoppingError(RaftShutdownError):
+    """Unwinds the main thread out of a wait for its disk, when the node is being shut down."""
+
+
+class NodeLogger(logging.LoggerAdapter[logging.Logger]):
+    """Puts the node's id and term before every message."""
+
+    def __init__(self, logger: logging.Logger, node: ServerID, state: NodeState) -> None:
+        super().__init__(logger, {})
+        self._node = node
+        self._state = state
+
+    def process(
+        self, msg: Any, kwargs: MutableMapping[str, Any]
+    ) -> tuple[Any, MutableMapping[str, Any]]:
+        """Return the message with its prefix."""
+        return f"node={self._node} term={self._state.term} {msg}", kwargs
+
+
+@dataclass(slots=True)
+class Core:
+    """The parts of one node, and the transitions that any role may make. Main thread only.
+
+    `fault` holds the error of a write that failed: until the stores have been read anew nothing
+    is decided that rests on what they hold.
+    """
+
+    runtime: Runtime
+    config: Config
+    log: NodeLogger
+    threads: ThreadGroup
+    inbox: Inbox
+    state: NodeState
+    disk: Disk
+    logs: LogStore  # written on the disk thread only; read through raft_log
+    raft_log: RaftLog
+    stable: StableStore
+    snapshots: SnapshotStore
+    transport: Transport
+    fsm: FsmRunner
+    leader_ch: LatestValue
+    emit: Callable[[ObservationData], None]
+    header: RPCHeader
+    membership: Membership
+    hard_state: HardState
+    main_ended: Event
+    cluster_id: str | None = None
+    fault: BaseException | None = None
+    transfer_candidacy: bool = False  # set by TimeoutNow for the next campaign only (3.10)
+    request_shutdown: Callable[[], None] = lambda: None
+
+    @property
+    def local_id(self) -> ServerID:
+        """This server's id."""
+        return self.header.id
+
+    # ---- transitions ----
+
+    def become(self, role: RaftState) -> None:
+        """Change the role; the known leader is forgotten. Every transition is logged here."""
+        if self.state.set_role(role):
+            self.log.info("entering state role=%s", role)
+            self.emit(role)
+
+    def become_follower(self, term: int) -> None:
+        """Follow in a term, made durable first if it is new (§5.1)."""
+        self.adopt_term(term)
+        self.become(RaftState.FOLLOWER)
+
+    def adopt_term(self, term: int) -> None:
+        """Make a newer term durable; the vote is cleared by the same write."""
+        if term > self.hard_state.term:
+            self.save_hard_state(HardState(term))
+
+    def save_hard_state(self, hard_state: HardState) -> None:
+        """Make term and vote durable, then known. Raises `StorageFailedError`: nothing changed."""
+        self.write("vote record", lambda: hard_state.save(self.stable))
+        self.hard_state = hard_state
+        self.state.set_term(hard_state.term)
+
+    def set_leader(self, server_id: ServerID, address: ServerAddress) -> None:
+        """Note who leads; empty texts for nobody."""
+        if self.state.set_leader(server_id, address):
+            self.emit(LeaderObservation(address, server_id))
+
+    # ---- writing: the main thread waits on its inbox, so that shutdown gets through ----
+
+    def write(self, name: str, action: Callable[[], None]) -> None:
+        """Have the disk thread do something, and wait until it is durable.
+
+        Raises:
+            StorageFailedError: it failed; `fault` is set until the stores are read anew.
+            StoppingError: the node is being shut down; the write may still happen.
+        """
+        write = self._wait_for(self.disk.submit(name, action, self._write_done))
+        if write.error is not None:
+            self.fault = write.error
+            raise StorageFailedError(f"{name} could not be stored: {write.error}") from write.error
+
+    def settle(self) -> None:
+        """Wait until all writes have ended, and forget what is not durable (law 5)."""
+        self.raft_log.drop_tail()
+        self._wait_for(self.disk.submit("settle", lambda: None, self._write_done))
+        if self.fault is None:
+            self._reread()
+
+    def recover_disk(self) -> bool:
+        """Probe an unfit disk and read everything anew; tell whether it is fit now."""
+        write = self._wait_for(self.disk.probe(self.stable, self._write_done))
+        if write.error is not None:
+            self.log.warning("disk probe failed error=%s", write.error)
+            return False
+        try:
+            self._reread()
+        except (RaftInternalError, LogCorruptError, LogGapError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a store is foreign code; tried again later
+            self.log.warning("stores cannot be read error=%s", error)
+            return False
+        self.fault = None
+        self.log.info("disk is fit again last_index=%d", self.raft_log.last_index())
+        return True
+
+    def _write_done(self, _: Write) -> None:
+        self.inbox.poke()
+
+    def _wait_for(self, write: Write) -> Write:
+        while not write.done:
+            message = self.inbox.take(None, only_clients=True)
+            if self.inbox.closed and not write.done:
+                raise StoppingError("raft is being shut down")
+            if message is not None:
+                self.refuse(message)
+        return write
+
+    def _reread(self) -> None:
+        """Take last index, vote and latest configuration from the stores."""
+        self.raft_log.reload()
+        hard_state = HardState.load(self.stable)
+        if hard_state.term < self.hard_state.term:
+            raise RaftInternalError("the vote record fell back: the disk lost a durable write")
+        self.hard_state = hard_state
+        self.state.set_term(hard_state.term)
+        self.membership.truncate(self.membership.committed_index + 1)
+        self.scan_configurations(self.membership.committed_index + 1)
+        self.publish_log()
+
+    def scan_configurations(self, first: int) -> None:
+        """Take configurations over from the log, from an index on; checks every entry it reads."""
+        first = max(first, self.raft_log.boundary().index + 1)
+        last = self.raft_log.durable_index()
+        while first <= last:
+            for log in self.raft_log.entries(first, _SCAN_COUNT, _SCAN_BYTES):
+                if log.type is LogType.CONFIGURATION:
+                    self.membership.append(log.index, decode_configuration(log.data))
+                first = log.index + 1
+
+    def publish_log(self) -> None:
+        """Publish the end of the log and the latest configuration."""
+        self.state.set_last_log(self.raft_log.last())
+        self.state.set_configuration(self.membership.latest, self.membership.latest_index)
+
+    # ---- the cluster's identity (departure 15) ----
+
+    def adopt_cluster_id(self, rpc: RPC) -> None:
+        """Before acknowledging a leader's entries: take its cluster's id, or refuse another's."""
+        theirs = rpc.cluster_id
+        if theirs is None or theirs == self.cluster_id:
+            return
+        if self.cluster_id is not None:
+            raise ClusterMismatchError(
+                f"this server belongs to cluster {self.cluster_id}, the sender to {theirs}:"
+                " check addresses and data directories"
+            )
+        self.write("cluster id", lambda: self.stable.set(CLUSTER_ID_KEY, theirs.encode()))
+        self.cluster_id = theirs
+
+    def load_cluster_id(self) -> None:
+        """Read the cluster's id from the store."""
+        self.cluster_id = load_cluster_id(self.stable)
+
+    # ---- committing, snapshots ----
+
+    def apply_committed(self, upto: int, applies: Sequence[tuple[int, Apply]] = ()) -> None:
+        """Publish a commit index and have the FSM thread go there; never waits for it."""
+        self.state.set_commit_index(upto)
+        self.membership.commit(upto)
+        self.fsm.commit(upto, applies)
+
+    def snapshot_taken(self, meta: SnapshotMeta) -> None:
+        """Note a snapshot of our own, and let the disk thread compact the log behind it."""
+        last = EntryID(meta.term, meta.index)
+        self.raft_log.set_boundary(last)  # before any deletion: replication looks it up
+        self.state.set_last_snapshot(last)
+        self.compact(meta.index)
+
+    def compact(self, snapshot_index: int) -> None:
+        """Delete entries that a snapshot covers, but for the trailing ones."""
+        upto = min(snapshot_index, self.raft_log.durable_index() - self.config.trailing_logs)
+        if upto >= self.raft_log.first_index() > 0:
+            self.log.info("compacting log first=%d last=%d", self.raft_log.first_index(), upto)
+            self.disk.submit_background(lambda: self.raft_log.compact_step(upto))
+
+    # ---- refusing ----
+
+    def not_leader(self) -> NotLeaderError:
+        """Return the refusal that names the leader, if one is known."""
+        address, server_id = self.state.leader()
+        return NotLeaderError(leader_id=server_id, leader_address=address)
+
+    def refuse(self, message: Message) -> None:
+        """Answer a client that asked another node than the leader."""
+        if isinstance(message, ClientMessage):
+            message.fail(self.not_leader())
+
+    def refuse_leftovers(self) -> None:
+        """Answer whatever is still in the closed inbox."""
+        left = self.inbox.drain()
+        error = ShutdownNotAppliedError("raft is already shut down")
+        for message in left.clients:
+            message.fail(error)
+        for rpc in left.rpcs:
+            rpc.respond(None, error)

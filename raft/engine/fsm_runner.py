@@ -1,0 +1,257 @@
+"""The FSM thread: applies what is committed, in order, and is the only one to touch the FSM (§5.3).
+
+It works off wishes, not a queue: how far to apply, which snapshot to restore, who wants a view of
+the state. So the main thread never waits for it, however slow the FSM is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raft.config import Config
+from raft.engine.inbox import Apply
+from raft.engine.raft_log import RaftLog
+from raft.engine.state import NodeState
+from raft.engine.state_machine import Capture, Raised, StateMachine
+from raft.errors import (
+    LeadershipLostError,
+    LogCompactedError,
+    ShutdownOutcomeUnknownError,
+    SnapshotError,
+)
+from raft.futures import Future
+from raft.interfaces import SnapshotStore
+from raft.runtime import Runtime, backoff
+from raft.types import NO_INDEX, Log, SnapshotMeta
+
+_log = logging.getLogger(__name__)
+
+_RESTORE_RETRY_BASE = 0.1  # seconds before a failed restore is tried again, doubling
+_RESTORE_RETRY_CAP = 30.0
+
+
+@dataclass(slots=True)
+class _Retry:
+    """When a failed restore is tried again."""
+
+    failures: int = 0
+    at: float = 0.0
+
+
+class FsmRunner:
+    """Drives the state machine. Wishes come from any thread.
+
+    Invariant: what is applied is committed, in order, each entry once since the last restore.
+    """
+
+    def __init__(
+        self,
+        *,
+        runtime: Runtime,
+        config: Config,
+        machine: StateMachine,
+        log: RaftLog,
+        snapshots: SnapshotStore,
+        state: NodeState,
+        on_poisoned: Callable[[BaseException], None],
+    ) -> None:
+        self._runtime = runtime
+        self._config = config
+        self._machine = machine
+        self._log = log
+        self._snapshots = snapshots
+        self._state = state
+        self._on_poisoned = on_poisoned
+        self._thread: object = None
+        self._changed = runtime.condition()  # guards all below
+        self._commit_index = NO_INDEX
+        self._pending: dict[int, Apply] = {}
+        self._restore: SnapshotMeta | None = None
+        self._retry = _Retry()
+        self._captures: list[Future[Capture]] = []
+        self._stopped = False
+        self.poison: BaseException | None = None
+
+    # ---- wishes: any thread ----
+
+    def commit(self, upto: int, applies: Sequence[tuple[int, Apply]] = ()) -> None:
+        """Have everything up to an index applied, and these callers answered as it is."""
+        with self._changed:
+            self._commit_index = max(self._commit_index, upto)
+            self._pending.update(applies)
+            self._changed.notify()
+
+    def restore(self, meta: SnapshotMeta) -> None:
+        """Have the FSM take over a snapshot that is durable; what is older is skipped."""
+        with self._changed:
+            self._restore = meta
+            self._retry.at = 0.0
+            self._commit_index = max(self._commit_index, meta.index)
+            self._changed.notify()
+
+    def capture(self, future: Future[Capture]) -> None:
+        """Have a view of the state taken."""
+        with self._changed:
+            if not self._stopped:
+                self._captures.append(future)
+                self._changed.notify()
+                return
+        future.fail(ShutdownOutcomeUnknownError("raft is shut down"))
+
+    def stop(self) -> None:
+        """Let the thread end; it first applies what a caller waits for."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+
+    def abandon(self) -> None:
+        """Answer everybody who still waits: the thread has ended, or user code never returns."""
+        with self._changed:
+            pending, self._pending = self._pending, {}
+            captures, self._captures = self._captures, []
+        error = ShutdownOutcomeUnknownError("raft was shut down before the entry was applied")
+        for apply in pending.values():
+            apply.fail(error)
+        for capture in captures:
+            capture.fail(error)
+
+    def is_current(self) -> bool:
+        """Tell whether the caller is the FSM thread."""
+        return self._thread is not None and self._runtime.current() is self._thread
+
+    def pending(self) -> int:
+        """Return how many committed entries are not applied yet."""
+        return max(0, self._commit_index - self._machine.position.index)
+
+    # ---- start-up: the constructing thread ----
+
+    def start_from(self, meta: SnapshotMeta, *, read: bool) -> None:
+        """Begin at a snapshot, restored into the FSM unless it keeps its own state."""
+        if read:
+            self._machine.restore(meta)
+        else:
+            self._machine.move_to(meta)
+        self._commit_index = meta.index
+        self._state.set_applied(meta.index)
+
+    # ---- the FSM thread ----
+
+    def run(self) -> None:
+        """Be the FSM thread; what escapes halts the node."""
+        self._thread = self._runtime.current()
+        while self._wait():
+            meta = self._restore
+            if meta is not None:
+                self._restore_now(meta)
+            elif self._captures:
+                self._capture_now()
+            else:
+                self._apply_some()
+
+    def _wait(self) -> bool:
+        """Wait for something to do; False when the thread shall end."""
+        with self._changed:
+            while True:
+                is_whole = self._restore is None and self.poison is None
+                may_apply = is_whole and self._commit_index > self._machine.position.index
+                if self._stopped:
+                    # A waiting caller gets its answer if the FSM still can give it.
+                    return may_apply and bool(self._pending)
+                if may_apply or (is_whole and self._captures):
+                    return True
+                delay = None
+                if self._restore is not None:
+                    self._fail_captures()
+                    delay = self._retry.at - self._runtime.monotonic()
+                    if delay <= 0:
+                        return True
+                self._changed.wait(delay)
+
+    def _fail_captures(self) -> None:
+        captures, self._captures = self._captures, []
+        for capture in captures:
+            capture.fail(SnapshotError("the FSM is being restored, or that failed"))
+
+    def _restore_now(self, meta: SnapshotMeta) -> None:
+        try:
+            self._machine.restore(meta)
+        except Exception as error:  # noqa: BLE001 - user code and its data: poisons the FSM
+            self._restore_failed(meta, error)
+            return
+        _log.info("restored from snapshot id=%s index=%d", meta.id, meta.index)
+        self._state.set_applied(meta.index)
+        with self._changed:
+            if self._restore is meta:
+                self._restore = None
+            self.poison = None
+            self._retry.failures = 0
+            swallowed = [index for index in self._pending if index <= meta.index]
+            skipped = [self._pending.pop(index) for index in swallowed]
+        for apply in skipped:
+            apply.fail(LeadershipLostError("a snapshot took the place of the entry"))
+
+    def _restore_failed(self, meta: SnapshotMeta, error: Exception) -> None:
+        """Count as having applied nothing, and try the newest snapshot again later (row 9)."""
+        _log.error("restore failed id=%s index=%d", meta.id, meta.index, exc_info=error)
+        newest = self._newest_snapshot() or meta
+        self._machine.forget()
+        self._state.set_applied(NO_INDEX)
+        with self._changed:
+            self.poison = error
+            self._retry.failures += 1
+            if self._restore is meta:
+                self._restore = newest
+            self._retry.at = self._runtime.monotonic() + backoff(
+                _RESTORE_RETRY_BASE, self._retry.failures, _RESTORE_RETRY_CAP
+            )
+        self._on_poisoned(error)
+
+    def _newest_snapshot(self) -> SnapshotMeta | None:
+        try:
+            listed = self._snapshots.list()
+        except Exception:  # noqa: BLE001 - a store is foreign code; the old one is tried again
+            return None
+        return listed[0] if listed else None
+
+    def _capture_now(self) -> None:
+        with self._changed:
+            captures, self._captures = self._captures, []
+        for future in captures:
+            try:
+                view = self._machine.capture()
+            except Exception as error:  # noqa: BLE001 - user code: merely fails this snapshot
+                future.fail(error)
+                continue
+            if not future.respond(view):
+                view.snapshot.release()
+
+    def _apply_some(self) -> None:
+        config = self._config
+        position = self._machine.position.index
+        count = min(config.max_append_entries, self._commit_index - position)
+        try:
+            logs = self._log.entries(position + 1, count, config.max_append_bytes)
+        except LogCompactedError:
+            with self._changed:
+                if self._restore is not None:
+                    return  # a leader's snapshot has just replaced these entries
+            raise
+        answers = self._machine.apply(logs)
+        self._state.set_applied(logs[-1].index)
+        self._answer(logs, answers)
+
+    def _answer(self, logs: Sequence[Log], answers: Sequence[Any]) -> None:
+        if not self._pending:
+            return
+        with self._changed:
+            applies = [self._pending.pop(log.index, None) for log in logs]
+        for apply, answer in zip(applies, answers, strict=True):
+            if apply is None:
+                continue
+            if isinstance(answer, Raised):
+                apply.fail(answer.error)
+            else:
+                apply.succeed(answer)

@@ -1,0 +1,150 @@
+"""Heartbeats to one peer: heard whatever disk, FSM and large frames do (§5.2).
+
+They have a thread and, in the transport, a connection of their own. An answer is also what confirms
+that the leader still leads (§6.4 of the thesis).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from raft.config import Config
+from raft.engine.inbox import BeatAnswered, ControlMessage, NewerTermSeen
+from raft.engine.raft_log import RaftLog
+from raft.errors import RaftError
+from raft.interfaces import SnapshotStore, Transport
+from raft.messages import AppendEntriesRequest, RPCHeader
+from raft.observer import (
+    FailedHeartbeatObservation,
+    ObservationData,
+    ResumedHeartbeatObservation,
+)
+from raft.runtime import Deadline, Event, Runtime, ThreadGroup, backoff, random_timeout
+from raft.types import Server, ServerID
+
+_log = logging.getLogger(__name__)
+
+_BEATS_PER_TIMEOUT = 10  # heartbeats go out every heartbeat_timeout / 10, up to twice as long
+_BACKOFF_BASE = 0.01  # seconds after the first failure, doubling
+
+
+class Progress(Protocol):
+    """What a replicator reports to: the leader's `Commitment`."""
+
+    def match(self, server_id: ServerID, index: int) -> None:
+        """Note that a server has the log up to `index` on disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """What all replicators of one leadership share."""
+
+    runtime: Runtime
+    config: Config
+    threads: ThreadGroup
+    log: RaftLog
+    snapshots: SnapshotStore
+    transport: Transport
+    header: RPCHeader
+    term: int
+    progress: Progress
+    commit_index: Callable[[], int]
+    verify_sequence: Callable[[], int]
+    post: Callable[[ControlMessage], None]
+    emit: Callable[[ObservationData], None]
+
+
+class Heartbeats:
+    """The beat thread of one peer in one leadership; ends when `stopped` is set."""
+
+    def __init__(
+        self, links: Links, server: Server, stopped: Event, on_resumed: Callable[[], None]
+    ) -> None:
+        self._links = links
+        self._stopped = stopped
+        self._on_resumed = on_resumed
+        self._changed = links.runtime.condition()  # guards _server, _wanted, last_contact
+        self._server = server
+        self._wanted = False
+        self.last_contact = links.runtime.monotonic()
+        # The beat thread's own.
+        self._failures = 0
+        self._confirmed = 0
+
+    def beat_now(self) -> None:
+        """Ask for a round that begins after this call; any thread."""
+        with self._changed:
+            self._wanted = True
+            self._changed.notify()
+
+    def wake(self) -> None:
+        """Look at `stopped` now; any thread."""
+        with self._changed:
+            self._changed.notify()
+
+    def move(self, server: Server) -> None:
+        """Use another address from now on; any thread."""
+        with self._changed:
+            self._server = server
+
+    def touch(self, sent_at: float) -> None:
+        """Note contact: the peer answered what was sent at a moment (H13); any thread."""
+        with self._changed:
+            self.last_contact = max(self.last_contact, sent_at)
+
+    def run(self) -> None:
+        """Be the beat thread."""
+        links = self._links
+        request = AppendEntriesRequest(links.header, links.term)
+        while self._wait():
+            # Read before the round begins: only what was asked before counts (departure 5).
+            sequence = links.verify_sequence()
+            began = links.runtime.monotonic()
+            server = self._server
+            try:
+                answer = links.transport.append_entries(
+                    server.id, server.address, request, links.config.heartbeat_timeout
+                )
+            except (RaftError, OSError) as error:
+                self._failed(error)
+                continue
+            if answer.term > links.term:
+                links.post(NewerTermSeen(links.term, answer.term))
+                return
+            self._answered(began)
+            if answer.success and sequence > self._confirmed:
+                self._confirmed = sequence
+                links.post(BeatAnswered(links.term, server.id, sequence))
+
+    def _wait(self) -> bool:
+        """Wait for the next round; False to end."""
+        timeout = self._links.config.heartbeat_timeout
+        if self._failures:
+            # H17: a peer that is back must hear us before it starts an election.
+            delay = backoff(_BACKOFF_BASE, self._failures, timeout / 2)
+        else:
+            delay = random_timeout(self._links.runtime, timeout / _BEATS_PER_TIMEOUT)
+        deadline = Deadline(self._links.runtime, delay)
+        with self._changed:
+            while not self._stopped.is_set() and not deadline.is_over():
+                if self._wanted and not self._failures:
+                    break
+                self._changed.wait(deadline.remaining())
+            self._wanted = False
+            return not self._stopped.is_set()
+
+    def _failed(self, error: BaseException) -> None:
+        self._failures += 1
+        if self._failures == 1 and not self._stopped.is_set():
+            _log.warning("heartbeat failed peer=%s error=%s", self._server.id, error)
+        self._links.emit(FailedHeartbeatObservation(self._server.id, self.last_contact))
+
+    def _answered(self, began: float) -> None:
+        self.touch(began)
+        if self._failures:
+            self._failures = 0
+            self._on_resumed()
+            self._links.emit(ResumedHeartbeatObservation(self._server.id))

@@ -1,0 +1,359 @@
+"""The main thread's inbox: what can be asked of a node, and in which order it is heard.
+
+Three lanes. *Control* is what the node tells itself (commits, votes, finished transfers) and comes
+first; then expired deadlines; then requests of peers and of clients in turn, so that constant
+traffic of either starves nobody. Only clients wait for room: their lane is bounded.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, TypeAlias
+
+from raft.errors import EnqueueTimeoutError, ShutdownNotAppliedError
+from raft.futures import Future, IndexFuture
+from raft.messages import RPC
+from raft.runtime import Deadline, Runtime
+from raft.types import Configuration, LogType, ServerAddress, ServerID, SnapshotMeta
+
+# ---- what clients ask ----
+
+
+@dataclass(slots=True)
+class Apply:
+    """Put one entry into the log: a command, or a barrier. Also what is in flight for it."""
+
+    type: LogType
+    data: bytes
+    extensions: bytes
+    future: IndexFuture[Any]
+    budget: ByteBudget | None = None
+
+    def size(self) -> int:
+        """Return the bytes counted against `Config.max_pending_bytes`."""
+        return len(self.data) + len(self.extensions)
+
+    def succeed(self, value: Any = None) -> None:
+        """Answer the caller and give the bytes back."""
+        if self.future.respond(value):
+            self._give_back()
+
+    def fail(self, error: BaseException) -> None:
+        """Answer the caller with an error and give the bytes back."""
+        if self.future.fail(error):
+            self._give_back()
+
+    def _give_back(self) -> None:
+        if self.budget is not None:
+            self.budget.release(self.size())
+
+
+class ChangeKind(Enum):
+    """The membership changes of the API."""
+
+    ADD_VOTER = "add voter"
+    ADD_NONVOTER = "add nonvoter"
+    DEMOTE_VOTER = "demote voter"
+    REMOVE_SERVER = "remove server"
+    PROMOTE = "promote"  # staging to voter; no public method, as in the original
+
+
+@dataclass(slots=True)
+class ChangeConfiguration:
+    """Change the membership by one server; waits until the leader's configuration is stable."""
+
+    kind: ChangeKind
+    server_id: ServerID
+    address: ServerAddress
+    prev_index: int
+    future: IndexFuture[None]
+    deadline: Deadline
+
+    def fail(self, error: BaseException) -> None:
+        """Answer the caller with an error."""
+        self.future.fail(error)
+
+
+@dataclass(slots=True)
+class Bootstrap:
+    """Give a blank node its first configuration."""
+
+    configuration: Configuration
+    cluster_id: str | None
+    future: Future[None]
+
+    def fail(self, error: BaseException) -> None:
+        """Answer the caller with an error."""
+        self.future.fail(error)
+
+
+@dataclass(slots=True)
+class VerifyLeader:
+    """Ask a quorum whether this node still leads."""
+
+    future: Future[None]
+
+    def fail(self, error: BaseException) -> None:
+        """Answer the caller with an error."""
+        self.future.fail(error)
+
+
+ClientMessage: TypeAlias = Apply | ChangeConfiguration | Bootstrap | VerifyLeader
+
+# ---- what the node tells itself; what belongs to one term or round says which ----
+
+
+@dataclass(frozen=True, slots=True)
+class CommitAdvanced:
+    """A quorum has more of the log of this leadership."""
+
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewerTermSeen:
+    """A peer answered the leader of `term` with a newer one: it leads no longer (§5.1)."""
+
+    term: int
+    seen: int
+
+
+@dataclass(frozen=True, slots=True)
+class BeatAnswered:
+    """A voter answered a heartbeat whose round began when `sequence` had been asked for."""
+
+    term: int
+    server_id: ServerID
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class TailWriteFailed:
+    """The leader's own log write raised."""
+
+    term: int
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class VoteReceived:
+    """The answer of one voter in one round of a candidate."""
+
+    round: int
+    server_id: ServerID
+    pre_vote: bool
+    term: int
+    granted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotTaken:
+    """The snapshot thread has made a snapshot of our own durable."""
+
+    meta: SnapshotMeta
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotReceived:
+    """A leader's snapshot is durable here, or was not received (`error`)."""
+
+    rpc: RPC
+    meta: SnapshotMeta | None
+    error: Exception | None
+
+
+@dataclass(frozen=True, slots=True)
+class FSMPoisoned:
+    """The FSM could not be restored: it must not apply, and this node must not lead."""
+
+    error: BaseException
+
+
+ControlMessage: TypeAlias = (
+    CommitAdvanced
+    | NewerTermSeen
+    | BeatAnswered
+    | TailWriteFailed
+    | VoteReceived
+    | SnapshotTaken
+    | SnapshotReceived
+    | FSMPoisoned
+)
+Message: TypeAlias = ControlMessage | ClientMessage | RPC
+
+
+class ByteBudget:
+    """Bytes of commands not answered yet (`Config.max_pending_bytes`); safe from any thread."""
+
+    def __init__(self, runtime: Runtime, limit: int) -> None:
+        self._limit = limit
+        self._changed = runtime.condition()  # guards _used and _closed
+        self._used = 0
+        self._closed = False
+
+    def acquire(self, size: int, deadline: Deadline) -> bool:
+        """Wait for room; False when the deadline passed. A lone command always finds room."""
+        with self._changed:
+            while self._used and self._used + size > self._limit and not self._closed:
+                remaining = deadline.remaining()
+                if remaining == 0.0:
+                    return False
+                self._changed.wait(remaining)
+            self._used += size
+            return True
+
+    def release(self, size: int) -> None:
+        """Give bytes back."""
+        with self._changed:
+            self._used -= size
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Let everybody through; the inbox refuses them."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+@dataclass(slots=True)
+class Leftovers:
+    """What nobody will hear any more, to be answered."""
+
+    clients: list[ClientMessage] = field(default_factory=list)
+    rpcs: list[RPC] = field(default_factory=list)
+    control: list[ControlMessage] = field(default_factory=list)
+
+
+class Inbox:
+    """The one queue of the main thread. Any thread posts; only the main thread takes.
+
+    Invariant: a client whose `submit` raised is never heard; one whose `submit` returned is
+    answered by whoever takes the message, or from `drain`.
+    """
+
+    def __init__(self, runtime: Runtime, client_limit: int) -> None:
+        self._runtime = runtime
+        self._limit = client_limit
+        self._lock = runtime.lock()  # guards all below
+        self._news = runtime.condition(self._lock)
+        self._room = runtime.condition(self._lock)
+        self._control: deque[ControlMessage] = deque()
+        self._rpcs: deque[RPC] = deque()
+        self._clients: deque[ClientMessage] = deque()
+        self._poked = False
+        self._rpcs_turn = True
+        self._waiting_for_room = 0
+        self.closed = False  # set once, under the lock
+
+    # ---- any thread ----
+
+    def post(self, message: ControlMessage) -> None:
+        """Tell the main thread something; never blocks."""
+        with self._lock:
+            self._control.append(message)
+            self._news.notify()
+
+    def deliver(self, rpc: RPC) -> None:
+        """Hand a peer's request over; never blocks."""
+        with self._lock:
+            if not self.closed:
+                self._rpcs.append(rpc)
+                self._news.notify()
+                return
+        rpc.respond(None, ShutdownNotAppliedError("node is shut down"))
+
+    def submit(self, message: ClientMessage, deadline: Deadline) -> None:
+        """Hand a client's request over, waiting for room until the deadline.
+
+        Raises:
+            EnqueueTimeoutError: there was no room in time.
+            ShutdownNotAppliedError: the node is shut down.
+        """
+        with self._lock:
+            while len(self._clients) >= self._limit and not self.closed:
+                remaining = deadline.remaining()
+                if remaining == 0.0:
+                    raise EnqueueTimeoutError("timed out enqueuing operation")
+                self._waiting_for_room += 1
+                self._room.wait(remaining)
+                self._waiting_for_room -= 1
+            if self.closed:
+                raise ShutdownNotAppliedError("raft is already shut down")
+            self._clients.append(message)
+            self._news.notify()
+
+    def poke(self) -> None:
+        """Make the current or next `take` return None."""
+        with self._lock:
+            self._poked = True
+            self._news.notify()
+
+    def close(self) -> None:
+        """Take nothing more in; the main thread ends its loop."""
+        with self._lock:
+            self.closed = True
+            self._news.notify_all()
+            self._room.notify_all()
+
+    def drain(self) -> Leftovers:
+        """Take everything out, after `close`, to answer it."""
+        with self._lock:
+            left = Leftovers(list(self._clients), list(self._rpcs), list(self._control))
+            self._clients.clear()
+            self._rpcs.clear()
+            self._control.clear()
+            return left
+
+    # ---- main thread ----
+
+    def take(self, until: float | None, *, only_clients: bool = False) -> Message | None:
+        """Return the next message; None at `until` (monotonic), when poked, and when closed.
+
+        With `only_clients` everything else stays where it is: the main thread waits for its disk.
+        """
+        with self._lock:
+            while not self.closed:
+                if self._poked:
+                    self._poked = False
+                    return None
+                if self._control and not only_clients:
+                    return self._control.popleft()
+                now = self._runtime.monotonic()
+                if until is not None and now >= until:
+                    return None
+                if self._rpcs and not only_clients and (self._rpcs_turn or not self._clients):
+                    self._rpcs_turn = False
+                    return self._rpcs.popleft()
+                if self._clients:
+                    self._rpcs_turn = True
+                    return self._pop_client()
+                self._news.wait(None if until is None else until - now)
+            return None
+
+    def put_back(self, rpc: RPC) -> None:
+        """Have a request heard first, by the role that comes next."""
+        with self._lock:
+            self._rpcs.appendleft(rpc)
+            self._rpcs_turn = True
+
+    def take_ready(self, limit: int, max_bytes: int) -> list[Apply]:
+        """Return the applies that stand in front, without waiting: group commit."""
+        batch: list[Apply] = []
+        size = 0
+        with self._lock:
+            while self._clients and len(batch) < limit and size < max_bytes:
+                message = self._clients[0]
+                if not isinstance(message, Apply):
+                    break
+                self._pop_client()
+                batch.append(message)
+                size += message.size()
+        return batch
+
+    def _pop_client(self) -> ClientMessage:
+        message = self._clients.popleft()
+        if self._waiting_for_room:
+            self._room.notify()
+        return message

@@ -1,0 +1,156 @@
+"""The receiver of InstallSnapshot (§7, Figure 5.3), with departures 4 and 14.
+
+The bytes are taken in on a thread of their own; the main thread decides at the start, and again,
+looking anew at term and log, at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from raft.engine.core import Core
+from raft.engine.inbox import SnapshotReceived
+from raft.errors import LogNotFoundError, SnapshotError, StorageFailedError
+from raft.interfaces import SnapshotSink
+from raft.messages import RPC, InstallSnapshotRequest, InstallSnapshotResponse, SnapshotReader
+from raft.types import SNAPSHOT_VERSION, EntryID, RaftState, SnapshotMeta
+
+CHUNK_BYTES = 256 * 1024
+
+
+class SnapshotReceiver:
+    """Takes in at most one snapshot at a time. Owned by the main thread."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._receiving = False
+
+    def begin(self, rpc: RPC, request: InstallSnapshotRequest) -> None:
+        """Decide whether to take a snapshot; what is known already is acknowledged at once."""
+        core = self._core
+        refusal = InstallSnapshotResponse(core.header, core.state.term)
+        if request.term < core.state.term:
+            rpc.respond(refusal)
+            return
+        if core.fault is not None or rpc.reader is None:
+            rpc.respond(None, StorageFailedError(f"{core.local_id} cannot take a snapshot now"))
+            return
+        if not 0 <= request.snapshot_version <= SNAPSHOT_VERSION:
+            rpc.respond(
+                None, SnapshotError(f"unsupported snapshot version {request.snapshot_version}")
+            )
+            return
+        if request.term > core.state.term or core.state.role is not RaftState.FOLLOWER:
+            core.become_follower(request.term)
+        core.set_leader(request.header.id, request.header.address)
+        core.state.touch(core.runtime.monotonic())
+        core.adopt_cluster_id(rpc)
+        if self._is_known(request.last_log_index):
+            rpc.respond(replace(refusal, term=request.term, success=True))
+            return
+        if self._receiving:
+            rpc.respond(replace(refusal, term=request.term))
+            return
+        self._receiving = True
+        core.log.info("receiving snapshot index=%d size=%d", request.last_log_index, request.size)
+        core.threads.spawn("install", lambda: self._receive(rpc, request))
+
+    def finish(self, received: SnapshotReceived) -> None:
+        """Install a snapshot that is durable here, unless it has been overtaken meanwhile."""
+        self._receiving = False
+        core, rpc, meta = self._core, received.rpc, received.meta
+        request = rpc.command
+        if meta is None or not isinstance(request, InstallSnapshotRequest):
+            core.log.warning("snapshot not received error=%s", received.error)
+            rpc.respond(None, received.error or SnapshotError("snapshot was not received"))
+            return
+        if request.term < core.state.term or core.state.role is not RaftState.FOLLOWER:
+            rpc.respond(InstallSnapshotResponse(core.header, core.state.term))
+            return
+        if core.fault is not None:
+            rpc.respond(None, StorageFailedError(f"the disk of {core.local_id} failed"))
+            return
+        if not self._is_known(meta.index):
+            self._install(meta)
+        core.state.touch(core.runtime.monotonic())
+        rpc.respond(InstallSnapshotResponse(core.header, core.state.term, success=True))
+
+    def _is_known(self, index: int) -> bool:
+        """What is committed or snapshotted here already needs no snapshot (H4)."""
+        return index <= max(self._core.state.commit_index, self._core.raft_log.boundary().index)
+
+    def _install(self, meta: SnapshotMeta) -> None:
+        """Law 4: keep the log only if it holds the snapshot's last entry; else drop it whole."""
+        core = self._core
+        last = EntryID(meta.term, meta.index)
+        # The FSM is told first: entries that it still wanted may be gone in a moment.
+        core.fsm.restore(meta)
+        if self._holds(last):
+            core.raft_log.set_boundary(last)
+            core.membership.restore(meta.configuration_index, meta.configuration)
+            core.compact(meta.index)
+        else:
+            core.write("drop log", lambda: core.raft_log.drop_all(last))
+            core.membership.reset(meta.configuration_index, meta.configuration)
+        core.state.set_last_snapshot(last)
+        core.state.set_commit_index(max(core.state.commit_index, meta.index))
+        core.publish_log()
+        core.log.info("installed snapshot id=%s index=%d", meta.id, meta.index)
+
+    def _holds(self, last: EntryID) -> bool:
+        try:
+            return self._core.raft_log.term_at(last.index) == last.term
+        except LogNotFoundError:
+            return False
+
+    # ---- on the receiving thread ----
+
+    def _receive(self, rpc: RPC, request: InstallSnapshotRequest) -> None:
+        meta: SnapshotMeta | None = None
+        error: Exception | None = None
+        try:
+            meta = self._store(request, rpc.reader)
+        except Exception as exc:  # noqa: BLE001 - stores and streams: handed to the main thread
+            error = exc
+        self._core.inbox.post(SnapshotReceived(rpc, meta, error))
+
+    def _store(
+        self, request: InstallSnapshotRequest, reader: SnapshotReader | None
+    ) -> SnapshotMeta:
+        sink = self._core.snapshots.create(
+            SNAPSHOT_VERSION,
+            request.last_log_index,
+            request.last_log_term,
+            request.configuration,
+            request.configuration_index,
+            unsettled=request.unsettled,
+        )
+        try:
+            self._copy(reader, sink, request.size)
+            sink.close()
+        except BaseException:
+            sink.cancel()
+            raise
+        return SnapshotMeta(
+            sink.id(),
+            request.last_log_index,
+            request.last_log_term,
+            request.configuration,
+            request.configuration_index,
+            request.size,
+            unsettled=request.unsettled,
+        )
+
+    def _copy(self, reader: SnapshotReader | None, sink: SnapshotSink, size: int) -> None:
+        """Copy exactly `size` bytes; fewer or more are an error."""
+        copied = 0
+        while reader is not None:
+            chunk = reader.read(CHUNK_BYTES)
+            if not chunk:
+                break
+            copied += len(chunk)
+            if copied > size:
+                break
+            sink.write(chunk)
+        if copied != size:
+            raise SnapshotError(f"snapshot has {copied} bytes instead of {size}")

@@ -1,0 +1,151 @@
+"""Starting and stopping the threads of a node; every future is answered on every path."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from raft.engine.core import Core
+from raft.engine.inbox import ByteBudget
+from raft.engine.snapshotter import Snapshotter
+from raft.futures import Future, FutureHost
+from raft.interfaces import WithClose, WithDelivery
+from raft.observer import Events
+from raft.runtime import Deadline, QueueEmpty, Task, ThreadGroup
+from raft.types import RaftState
+
+_log = logging.getLogger(__name__)
+
+_PUMP_PERIOD = 0.1  # seconds between looks at the stop flag while pumping a consumer queue
+_GRACE = 1.0  # seconds for threads whose work was taken from them to notice it
+
+
+class Lifecycle:
+    """Owns the threads of one node. Any thread may ask for the shutdown.
+
+    Order of stopping: nothing new is taken in; main ends its role; the transport is closed, which
+    ends remote calls; FSM, snapshots and disk finish what somebody waits for; events come last.
+    """
+
+    def __init__(
+        self,
+        *,
+        core: Core,
+        events: Events,
+        snapshotter: Snapshotter,
+        budget: ByteBudget,
+        host: FutureHost,
+        abandon_role: Callable[[], None],
+    ) -> None:
+        self._core = core
+        self._events = events
+        self._snapshotter = snapshotter
+        self._budget = budget
+        self._host = host
+        self._abandon_role = abandon_role
+        self._event_threads = ThreadGroup(core.runtime, core.threads.prefix)
+        self._lock = core.runtime.lock()  # guards the three below
+        self._waiting: list[Future[None]] = []
+        self._closer: Task | None = None
+        self._is_down = False
+        self.failure: BaseException | None = None
+        core.threads.on_crash = self._crashed
+        core.request_shutdown = self.begin_shutdown
+
+    def start(self, run_main: Callable[[], None]) -> None:
+        """Start all threads; the node takes requests from here on."""
+        core = self._core
+        self._event_threads.spawn("events", self._events.run)
+        core.threads.spawn("disk", core.disk.run)
+        core.threads.spawn("fsm", core.fsm.run)
+        core.threads.spawn("snapshots", self._snapshotter.run)
+        core.threads.spawn("main", run_main)
+        if isinstance(core.transport, WithDelivery):
+            core.transport.deliver_to(core.inbox.deliver)
+        else:
+            core.threads.spawn("rpc", self._pump)
+
+    def _pump(self) -> None:
+        """Move requests from a transport's queue into the inbox."""
+        consumer = self._core.transport.consumer()
+        while not self._core.inbox.closed:
+            try:
+                rpc = consumer.get(timeout=_PUMP_PERIOD)
+            except QueueEmpty:
+                continue
+            self._core.inbox.deliver(rpc)
+
+    def _crashed(self, name: str, error: BaseException) -> None:
+        """A thread died: say so once, keep the reason, and stop the node in good order."""
+        with self._lock:
+            first = self.failure is None
+            if first:
+                self.failure = error
+        if first:
+            _log.critical(
+                "node failed node=%s thread=%s", self._core.local_id, name, exc_info=error
+            )
+        self.begin_shutdown()
+
+    # ---- stopping ----
+
+    def shutdown(self) -> Future[None]:
+        """Stop the node; the future ends when all threads have, or `shutdown_timeout` is over."""
+        future: Future[None] = Future(self._host)
+        with self._lock:
+            is_down = self._is_down
+            if not is_down:
+                self._waiting.append(future)
+        if is_down:
+            future.respond(None)
+        else:
+            self.begin_shutdown()
+        return future
+
+    def begin_shutdown(self) -> None:
+        """Take nothing more in, and have the rest done by a thread of its own."""
+        core = self._core
+        core.inbox.close()
+        self._budget.close()
+        with self._lock:
+            if self._closer is not None:
+                return
+            name = f"{core.threads.prefix}-shutdown"
+            self._closer = core.runtime.spawn(name, self._close)
+
+    def _close(self) -> None:
+        try:
+            self._stop_threads()
+        except BaseException as error:  # noqa: BLE001 - a thread's root: report, answer all the same
+            _log.critical("shutdown failed node=%s", self._core.local_id, exc_info=error)
+        finally:
+            with self._lock:
+                self._is_down = True
+                waiting, self._waiting = self._waiting, []
+            self._events.close()
+            self._event_threads.join_all(Deadline(self._core.runtime, _GRACE))
+            for future in waiting:
+                future.respond(None)
+
+    def _stop_threads(self) -> None:
+        core = self._core
+        deadline = Deadline(core.runtime, core.config.shutdown_timeout)
+        core.main_ended.wait(deadline.remaining())
+        core.become(RaftState.SHUTDOWN)
+        if isinstance(core.transport, WithClose):
+            core.transport.close()
+        core.fsm.stop()
+        self._snapshotter.stop()
+        core.disk.stop()
+        stuck = core.threads.join_all(deadline)
+        # Whatever is left is answered now, even if user code or a disk call never returns.
+        core.fsm.abandon()
+        self._snapshotter.abandon()
+        self._abandon_role()
+        core.refuse_leftovers()
+        if stuck:
+            stuck = core.threads.join_all(Deadline(core.runtime, _GRACE))
+        if stuck:
+            _log.error(
+                "threads do not end node=%s threads=%s", core.local_id, ", ".join(sorted(stuck))
+            )

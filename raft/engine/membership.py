@@ -1,0 +1,132 @@
+"""Who belongs to the cluster: one change at a time (§4.1), in force as soon as it is appended."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from raft.engine.inbox import ChangeKind
+from raft.errors import ConfigurationChangedError, InvalidConfigurationError
+from raft.types import (
+    EMPTY_CONFIGURATION,
+    NO_INDEX,
+    Configuration,
+    Server,
+    ServerAddress,
+    ServerID,
+    ServerSuffrage,
+    check_configuration,
+)
+
+VOTER = ServerSuffrage.VOTER
+NONVOTER = ServerSuffrage.NONVOTER
+STAGING = ServerSuffrage.STAGING
+
+
+def next_configuration(
+    current: Configuration,
+    current_index: int,
+    kind: ChangeKind,
+    server_id: ServerID,
+    address: ServerAddress = "",
+    prev_index: int = NO_INDEX,
+) -> Configuration:
+    """Return the configuration after one change; a change without effect returns an equal one.
+
+    Raises:
+        ConfigurationChangedError: `prev_index` is given and not the current one.
+        InvalidConfigurationError: the result could not work, as without any voter.
+    """
+    if prev_index > NO_INDEX and prev_index != current_index:
+        raise ConfigurationChangedError(
+            f"configuration changed since {prev_index} (latest is {current_index}):"
+            " read it again and decide anew"
+        )
+    changed = Configuration(_changed_servers(current, kind, server_id, address))
+    try:
+        check_configuration(changed)
+    except ValueError as exc:
+        raise InvalidConfigurationError(str(exc)) from exc
+    return changed
+
+
+def _changed_servers(
+    current: Configuration, kind: ChangeKind, server_id: ServerID, address: ServerAddress
+) -> list[Server]:
+    servers = []
+    found = False
+    for server in current.servers:
+        if server.id != server_id:
+            servers.append(server)
+            continue
+        found = True
+        if kind is not ChangeKind.REMOVE_SERVER:
+            servers.append(_changed_server(server, kind, address))
+    if not found and kind is ChangeKind.ADD_VOTER:
+        servers.append(Server(server_id, address, VOTER))
+    if not found and kind is ChangeKind.ADD_NONVOTER:
+        servers.append(Server(server_id, address, NONVOTER))
+    return servers
+
+
+def _changed_server(server: Server, kind: ChangeKind, address: ServerAddress) -> Server:
+    if kind is ChangeKind.ADD_VOTER:
+        return Server(server.id, address, VOTER)
+    if kind is ChangeKind.ADD_NONVOTER:
+        return replace(server, address=address)  # a voter stays one: demoting is another change
+    if kind is ChangeKind.DEMOTE_VOTER:
+        return replace(server, suffrage=NONVOTER)
+    if server.suffrage is STAGING:  # PROMOTE
+        return replace(server, suffrage=VOTER)
+    return server
+
+
+class Membership:
+    """The committed and the latest configuration. Owned by the main thread.
+
+    Invariants: `committed_index <= latest_index`, and at most one configuration is uncommitted.
+    """
+
+    def __init__(self) -> None:
+        self.committed = EMPTY_CONFIGURATION
+        self.committed_index = NO_INDEX
+        self.latest = EMPTY_CONFIGURATION
+        self.latest_index = NO_INDEX
+
+    def is_stable(self) -> bool:
+        """Tell whether the latest configuration is committed."""
+        return self.latest_index == self.committed_index
+
+    def append(self, index: int, configuration: Configuration) -> None:
+        """Take over a configuration just stored; the one before it must have been committed.
+
+        A leader writes the next one only after the one before is committed.
+        """
+        self.committed, self.committed_index = self.latest, self.latest_index
+        self.latest, self.latest_index = configuration, index
+
+    def append_own(self, index: int, configuration: Configuration) -> None:
+        """Take over a configuration that this leader appended."""
+        self.latest, self.latest_index = configuration, index
+
+    def commit(self, commit_index: int) -> bool:
+        """Note how far the log is committed; True when the latest configuration became so."""
+        if self.is_stable() or commit_index < self.latest_index:
+            return False
+        self.committed, self.committed_index = self.latest, self.latest_index
+        return True
+
+    def truncate(self, first: int) -> None:
+        """Forget configurations of entries from `first` on; back to the committed one."""
+        if first <= self.latest_index:
+            self.latest, self.latest_index = self.committed, self.committed_index
+
+    def restore(self, index: int, configuration: Configuration) -> None:
+        """Start from a snapshot's configuration; a later one in the log stays the latest."""
+        self.committed, self.committed_index = configuration, index
+        if self.latest_index <= index:
+            self.latest, self.latest_index = configuration, index
+
+    def reset(self, index: int, configuration: Configuration) -> None:
+        """Know nothing but a snapshot's configuration: the log was dropped."""
+        self.committed, self.committed_index = configuration, index
+        self.latest, self.latest_index = configuration, index

@@ -1,0 +1,158 @@
+"""The snapshot thread: when to take one, and writing it (§7). Compaction is the disk thread's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from raft.config import Config
+from raft.engine.fsm_runner import FsmRunner
+from raft.engine.inbox import SnapshotTaken
+from raft.engine.raft_log import RaftLog
+from raft.engine.state_machine import Capture
+from raft.errors import NothingNewToSnapshotError, ShutdownNotAppliedError, SnapshotError
+from raft.futures import Future, FutureHost, SnapshotFuture
+from raft.interfaces import SnapshotSink, SnapshotStore
+from raft.runtime import Runtime, random_timeout
+from raft.types import SNAPSHOT_VERSION, SnapshotMeta
+
+_log = logging.getLogger(__name__)
+
+
+class Snapshotter:
+    """Takes snapshots, one at a time: on its own when the log has grown, or when asked to.
+
+    The snapshot thread owns everything but the list of wishes.
+    """
+
+    def __init__(
+        self,
+        *,
+        runtime: Runtime,
+        config: Config,
+        host: FutureHost,
+        fsm: FsmRunner,
+        log: RaftLog,
+        snapshots: SnapshotStore,
+        on_taken: Callable[[SnapshotTaken], None],
+    ) -> None:
+        self._runtime = runtime
+        self._config = config
+        self._host = host
+        self._fsm = fsm
+        self._log = log
+        self._snapshots = snapshots
+        self._on_taken = on_taken
+        self._changed = runtime.condition()  # guards _wishes and _stopped
+        self._wishes: list[SnapshotFuture] = []
+        self._stopped = False
+
+    def request(self, future: SnapshotFuture) -> None:
+        """Have a snapshot taken now, whatever the threshold says; any thread."""
+        with self._changed:
+            if not self._stopped:
+                self._wishes.append(future)
+                self._changed.notify()
+                return
+        future.fail(ShutdownNotAppliedError("raft is already shut down"))
+
+    def stop(self) -> None:
+        """Let the thread end; a snapshot being written is finished first."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+
+    def abandon(self) -> None:
+        """Answer those who still wait for a snapshot; any thread."""
+        with self._changed:
+            wishes, self._wishes = self._wishes, []
+        for wish in wishes:
+            wish.fail(ShutdownNotAppliedError("raft was shut down before the snapshot was taken"))
+
+    def run(self) -> None:
+        """Be the snapshot thread."""
+        while True:
+            wish, stopped = self._wait()
+            if stopped:
+                return
+            if wish is not None:
+                self._take_for(wish)
+            elif self._should_snapshot():
+                self._take_on_our_own()
+
+    def _wait(self) -> tuple[SnapshotFuture | None, bool]:
+        at = self._runtime.monotonic() + random_timeout(
+            self._runtime, self._config.snapshot_interval
+        )
+        with self._changed:
+            while not self._wishes and not self._stopped:
+                remaining = at - self._runtime.monotonic()
+                if remaining <= 0:
+                    return None, False
+                self._changed.wait(remaining)
+            if self._stopped:
+                return None, True
+            return self._wishes.pop(0), False
+
+    def _should_snapshot(self) -> bool:
+        grown = self._log.durable_index() - self._log.boundary().index
+        return grown >= self._config.snapshot_threshold
+
+    def _take_for(self, wish: SnapshotFuture) -> None:
+        try:
+            meta = self._take()
+        except Exception as error:  # noqa: BLE001 - stores and user code: the caller's answer
+            wish.fail(error)
+            return
+        wish.set_opener(lambda: self._snapshots.open(meta.id))
+        wish.respond(meta.id)
+
+    def _take_on_our_own(self) -> None:
+        try:
+            self._take()
+        except NothingNewToSnapshotError:
+            pass
+        except Exception:  # noqa: BLE001 - stores and user code: tried again next time
+            _log.exception("snapshot failed")
+
+    def _take(self) -> SnapshotMeta:
+        future: Future[Capture] = Future(self._host)
+        self._fsm.capture(future)
+        view = future.result()
+        try:
+            meta = self._write(view)
+        finally:
+            view.snapshot.release()
+        self._on_taken(SnapshotTaken(meta))
+        _log.info("snapshot taken id=%s index=%d", meta.id, meta.index)
+        return meta
+
+    def _write(self, view: Capture) -> SnapshotMeta:
+        sink = self._snapshots.create(
+            SNAPSHOT_VERSION,
+            view.last.index,
+            view.last.term,
+            view.configuration,
+            view.configuration_index,
+        )
+        try:
+            view.snapshot.persist(sink)
+            sink.close()
+        except BaseException as error:
+            self._cancel(sink)
+            if isinstance(error, Exception):
+                raise SnapshotError(f"failed to persist snapshot: {error}") from error
+            raise
+        return SnapshotMeta(
+            sink.id(),
+            view.last.index,
+            view.last.term,
+            view.configuration,
+            view.configuration_index,
+        )
+
+    def _cancel(self, sink: SnapshotSink) -> None:
+        try:
+            sink.cancel()
+        except Exception:  # noqa: BLE001 - a store is foreign code; the first error counts
+            _log.exception("cancelling a snapshot failed")

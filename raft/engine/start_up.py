@@ -1,0 +1,71 @@
+"""What a node does before its threads run: snapshot into the FSM, log, vote, configuration."""
+
+from __future__ import annotations
+
+import logging
+
+from raft.engine.core import Core
+from raft.engine.state import HardState
+from raft.errors import SnapshotError
+from raft.types import EntryID, SnapshotMeta
+
+_log = logging.getLogger(__name__)
+
+
+def load_state(core: Core) -> None:
+    """Bring a new node's memory to what its stores hold; the constructing thread.
+
+    Raises:
+        SnapshotError: there are snapshots, but none can be read.
+        LogGapError: the log does not join the newest snapshot that can be read.
+        LogCorruptError: an entry does not match its checksum.
+    """
+    core.load_cluster_id()
+    meta = _restore_newest(core)
+    if meta is not None:
+        last = EntryID(meta.term, meta.index)
+        core.raft_log.set_boundary(last)
+        core.state.set_last_snapshot(last)
+        core.state.set_commit_index(meta.index)  # what a snapshot covers is committed
+        core.membership.reset(meta.configuration_index, meta.configuration)
+    core.raft_log.reload()
+    if core.raft_log.must_drop():
+        core.log.warning("dropping log that the newest snapshot has replaced")
+        core.raft_log.drop_all(core.raft_log.boundary())
+    _load_term(core)
+    core.scan_configurations(core.raft_log.boundary().index + 1)
+    core.publish_log()
+    core.log.info(
+        "initial configuration index=%d servers=%s",
+        core.membership.latest_index,
+        core.membership.latest,
+    )
+
+
+def _load_term(core: Core) -> None:
+    """Read the vote record. It may lack behind the log only when a bootstrap was cut short."""
+    hard_state = HardState.load(core.stable)
+    last_term = core.raft_log.last().term
+    if hard_state.term < last_term:
+        hard_state = HardState(last_term)
+        hard_state.save(core.stable)
+    core.hard_state = hard_state
+    core.state.set_term(hard_state.term)
+
+
+def _restore_newest(core: Core) -> SnapshotMeta | None:
+    """Restore the newest snapshot that can be read; None when there is none at all."""
+    listed = core.snapshots.list()
+    for meta in listed:
+        try:
+            core.fsm.start_from(meta, read=not core.config.no_snapshot_restore_on_start)
+        except Exception:  # noqa: BLE001 - stores and user code: the next older one may do
+            _log.exception("failed to restore snapshot id=%s", meta.id)
+        else:
+            return meta
+    if listed:
+        raise SnapshotError(
+            f"none of {len(listed)} snapshots can be restored, the newest is {listed[0].id}:"
+            " the log above shows why. Rebuild this node from its peers"
+        )
+    return None

@@ -1,0 +1,220 @@
+"""The numbers of a node: the durable vote record, and what everybody may read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from raft.codec import decode_hard_state, encode_hard_state
+from raft.errors import KeyNotFoundError, RaftInternalError
+from raft.interfaces import StableStore
+from raft.runtime import Deadline, Runtime
+from raft.types import (
+    EMPTY_CONFIGURATION,
+    NO_ENTRY,
+    NO_INDEX,
+    NO_TERM,
+    Configuration,
+    EntryID,
+    RaftState,
+    ServerAddress,
+    ServerID,
+)
+
+HARD_STATE_KEY = b"HardState"
+CLUSTER_ID_KEY = b"ClusterID"
+
+# The original's keys, read once when a store was filled by an importer.
+LEGACY_TERM_KEY = b"CurrentTerm"
+LEGACY_VOTE_TERM_KEY = b"LastVoteTerm"
+LEGACY_VOTE_KEY = b"LastVoteCand"
+
+UNKNOWN_CANDIDATE = "\x00unknown"
+"""Stands for a vote whose candidate cannot be told: no server has this id."""
+
+
+@dataclass(frozen=True, slots=True)
+class HardState:
+    """Term and vote: one durable record, written before any answer that rests on it (§5.2).
+
+    A vote belongs to its term: a record with a new term and no vote is how the vote is cleared.
+    """
+
+    term: int = NO_TERM
+    voted_for: ServerID = ""
+    voted_for_address: ServerAddress = ""
+
+    def save(self, stable: StableStore) -> None:
+        """Make the record durable; runs on the disk thread."""
+        stable.set(
+            HARD_STATE_KEY, encode_hard_state(self.term, self.voted_for, self.voted_for_address)
+        )
+
+    @classmethod
+    def load(cls, stable: StableStore) -> HardState:
+        """Return the durable record; that of a blank store has term 0."""
+        try:
+            data = stable.get(HARD_STATE_KEY)
+        except KeyNotFoundError:
+            return cls._load_legacy(stable)
+        return cls(*decode_hard_state(data)) if data else cls._load_legacy(stable)
+
+    @classmethod
+    def _load_legacy(cls, stable: StableStore) -> HardState:
+        """Read the original's three keys. Its vote names an address only: cast for nobody known."""
+        term = _get_uint64(stable, LEGACY_TERM_KEY)
+        if term and _get_uint64(stable, LEGACY_VOTE_TERM_KEY) == term:
+            return cls(term, UNKNOWN_CANDIDATE)
+        return cls(term)
+
+
+def _get_uint64(stable: StableStore, key: bytes) -> int:
+    try:
+        return stable.get_uint64(key)
+    except KeyNotFoundError:
+        return 0
+
+
+def load_cluster_id(stable: StableStore) -> str | None:
+    """Return the id of the cluster this data belongs to, None when it has none yet."""
+    try:
+        return stable.get(CLUSTER_ID_KEY).decode() or None
+    except KeyNotFoundError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a node says about itself at one moment."""
+
+    role: RaftState = RaftState.FOLLOWER
+    term: int = NO_TERM
+    leader_id: ServerID = ""
+    leader_address: ServerAddress = ""
+    commit_index: int = NO_INDEX
+    applied_index: int = NO_INDEX
+    last_log: EntryID = NO_ENTRY
+    last_snapshot: EntryID = NO_ENTRY
+    last_contact: float | None = None
+    configuration: Configuration = EMPTY_CONFIGURATION
+    configuration_index: int = NO_INDEX
+
+
+class NodeState:
+    """The published numbers. The main thread writes; any thread reads copies.
+
+    Exceptions to the one writer: `contact` (a transport's thread) and `set_applied` (the FSM
+    thread). Invariants: term, commit index and last snapshot never fall.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._changed = runtime.condition()  # guards all below
+        self._now = Published()
+        # Plain attributes for the hot paths: written under the lock, read without it.
+        self.role = RaftState.FOLLOWER
+        self.term = NO_TERM
+        self.commit_index = NO_INDEX
+        self.applied_index = NO_INDEX
+        self.last_contact: float | None = None
+
+    def published(self) -> Published:
+        """Return everything as of now."""
+        with self._changed:
+            return replace(
+                self._now,
+                role=self.role,
+                term=self.term,
+                commit_index=self.commit_index,
+                applied_index=self.applied_index,
+                last_contact=self.last_contact,
+            )
+
+    def leader(self) -> tuple[ServerAddress, ServerID]:
+        """Return the known leader's address and id, empty when there is none."""
+        now = self._now
+        return now.leader_address, now.leader_id
+
+    def set_role(self, role: RaftState) -> bool:
+        """Change the role; the known leader is forgotten always. Tell whether the role changed."""
+        with self._changed:
+            changed = self.role is not role
+            self.role = role
+            self._now = replace(self._now, leader_id="", leader_address="")
+            self._changed.notify_all()
+            return changed
+
+    def set_leader(self, server_id: ServerID, address: ServerAddress) -> bool:
+        """Change the known leader; tell whether it is another one."""
+        with self._changed:
+            if (self._now.leader_id, self._now.leader_address) == (server_id, address):
+                return False
+            self._now = replace(self._now, leader_id=server_id, leader_address=address)
+            self._changed.notify_all()
+            return True
+
+    def set_term(self, term: int) -> None:
+        """Publish a term that is durable."""
+        with self._changed:
+            if term < self.term:
+                raise RaftInternalError(f"term would fall from {self.term} to {term}")
+            self.term = term
+
+    def set_commit_index(self, index: int) -> None:
+        """Publish how far the log is committed."""
+        with self._changed:
+            if index < self.commit_index:
+                raise RaftInternalError(f"commit index would fall: {self.commit_index} to {index}")
+            self.commit_index = index
+
+    def set_applied(self, index: int) -> None:
+        """Publish how far the FSM has really got; a failed restore takes it back to 0."""
+        with self._changed:
+            self.applied_index = index
+            self._changed.notify_all()
+
+    def set_last_log(self, last: EntryID) -> None:
+        """Publish the end of the log."""
+        with self._changed:
+            self._now = replace(self._now, last_log=last)
+
+    def set_last_snapshot(self, last: EntryID) -> None:
+        """Publish the newest snapshot; an older one changes nothing."""
+        with self._changed:
+            if last.index > self._now.last_snapshot.index:
+                self._now = replace(self._now, last_snapshot=last)
+
+    def set_configuration(self, configuration: Configuration, index: int) -> None:
+        """Publish the latest configuration, committed or not."""
+        with self._changed:
+            self._now = replace(self._now, configuration=configuration, configuration_index=index)
+
+    def touch(self, now: float) -> None:
+        """Note contact with the leader."""
+        with self._changed:
+            self.last_contact = now
+
+    def contact(self, term: int, leader_id: ServerID, address: ServerAddress, now: float) -> bool:
+        """Note a heartbeat if nothing else would change by it; any thread.
+
+        False means that the main thread must look at it: other term, other role, other leader.
+        """
+        with self._changed:
+            if self.role is not RaftState.FOLLOWER or self.term != term:
+                return False
+            if (self._now.leader_id, self._now.leader_address) != (leader_id, address):
+                return False
+            self.last_contact = now
+            return True
+
+    def wait_for_leader(self, timeout: float | None) -> tuple[ServerAddress, ServerID] | None:
+        """Wait until a leader is known; None when there was none in time, or the node is down."""
+        deadline = Deadline(self._runtime, timeout)
+        with self._changed:
+            while not self._now.leader_id and self.role is not RaftState.SHUTDOWN:
+                remaining = deadline.remaining()
+                if remaining == 0.0:
+                    return None
+                self._changed.wait(remaining)
+            if not self._now.leader_id:
+                return None
+            return self._now.leader_address, self._now.leader_id

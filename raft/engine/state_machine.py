@@ -1,0 +1,190 @@
+"""The FSM and its place in the log: applying, capturing and restoring, without any waiting.
+
+What an FSM raises is the application's answer to a command, unless it speaks of this machine: then
+the node halts, for going on would let the replicas diverge (docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raft.codec import decode_configuration
+from raft.errors import (
+    FSMError,
+    FSMHaltError,
+    NothingNewToSnapshotError,
+    RaftError,
+    RaftInternalError,
+)
+from raft.interfaces import FSM, BatchingFSM, ConfigurationStore, FSMSnapshot, SnapshotStore
+from raft.types import (
+    EMPTY_CONFIGURATION,
+    NO_ENTRY,
+    NO_INDEX,
+    Configuration,
+    EntryID,
+    Log,
+    LogType,
+    SnapshotMeta,
+)
+
+# SQLite's primary result codes that speak of the database's state and not of the statement:
+# BUSY, LOCKED, NOMEM, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL.
+_SQLITE_STATE_CODES = frozenset({5, 6, 7, 8, 10, 11, 13, 14, 15})
+# What DB-API drivers and the ORMs above them call errors of the database's state (PEP 249).
+_DRIVER_STATE_ERRORS = frozenset({"OperationalError", "InternalError", "InterfaceError"})
+
+
+def is_machine_fault(
+    error: BaseException, halt_on: tuple[type[BaseException], ...] | None = None
+) -> bool:
+    """Tell whether what an FSM raised speaks of this machine and not of the command.
+
+    Such an error may differ between replicas, so going on would let them diverge.
+    """
+    if not isinstance(error, Exception):
+        return True
+    if halt_on is not None:
+        return isinstance(error, halt_on)
+    if isinstance(error, (OSError, MemoryError, RecursionError, FSMHaltError)):
+        return True
+    names = {kind.__name__ for kind in type(error).__mro__}
+    for candidate in (error, *_driver_errors(error, names)):
+        code = getattr(candidate, "sqlite_errorcode", None)
+        if isinstance(code, int):
+            return code & 0xFF in _SQLITE_STATE_CODES
+    return not names.isdisjoint(_DRIVER_STATE_ERRORS)
+
+
+def _driver_errors(error: BaseException, names: set[str]) -> list[BaseException]:
+    """Return the driver's error inside an ORM's (SQLAlchemy: `orig`; Django: the cause)."""
+    if names.isdisjoint(_DRIVER_STATE_ERRORS | {"DatabaseError", "DBAPIError"}):
+        return []
+    inner = (getattr(error, "orig", None), error.__cause__)
+    return [candidate for candidate in inner if isinstance(candidate, BaseException)]
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """A view of the FSM's state and the place in the log it belongs to."""
+
+    last: EntryID
+    configuration: Configuration
+    configuration_index: int
+    snapshot: FSMSnapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """An exception as the answer to a command."""
+
+    error: BaseException
+
+
+class StateMachine:
+    """Owns the FSM. The constructing thread until the node runs, then the FSM thread only.
+
+    Invariant: `position` is the last entry applied or restored, of whatever type, and
+    `configuration` the one in force there (departure 18).
+    """
+
+    def __init__(
+        self, fsm: FSM, snapshots: SnapshotStore, halt_on: tuple[type[BaseException], ...] | None
+    ) -> None:
+        self._fsm = fsm
+        self._batching = fsm if isinstance(fsm, BatchingFSM) else None
+        self._configuration_store = fsm if isinstance(fsm, ConfigurationStore) else None
+        self._snapshots = snapshots
+        self._halt_on = halt_on
+        self._has_applied = False
+        self.position = NO_ENTRY
+        self.configuration = EMPTY_CONFIGURATION
+        self.configuration_index = NO_INDEX
+        self.failed_commands = 0
+
+    def move_to(self, meta: SnapshotMeta) -> None:
+        """Take a snapshot's position."""
+        self.position = EntryID(meta.term, meta.index)
+        self.configuration = meta.configuration
+        self.configuration_index = meta.configuration_index
+
+    def forget(self) -> None:
+        """Count as having applied nothing: a restore failed half way (departure 9)."""
+        self.position = NO_ENTRY
+
+    def restore(self, meta: SnapshotMeta) -> None:
+        """Replace the FSM's state by a snapshot's; raises whatever user code does."""
+        _, reader = self._snapshots.open(meta.id)
+        try:
+            self._fsm.restore(reader)
+        finally:
+            reader.close()
+        self.move_to(meta)
+
+    def capture(self) -> Capture:
+        """Return a view of the state; raises what user code does, too."""
+        if not self._has_applied:
+            raise NothingNewToSnapshotError("nothing new to snapshot")
+        snapshot = self._fsm.snapshot()
+        return Capture(self.position, self.configuration, self.configuration_index, snapshot)
+
+    def apply(self, logs: Sequence[Log]) -> list[Any]:
+        """Apply entries in order and return the answers; `Raised` for an exception."""
+        if logs[0].index != self.position.index + 1:
+            raise RaftInternalError(f"applying {logs[0].index} after {self.position.index}")
+        answers = self._apply_batch(logs) if self._batching else self._apply_each(logs)
+        self.position = EntryID(logs[-1].term, logs[-1].index)
+        self._has_applied = True
+        return answers
+
+    def _apply_each(self, logs: Sequence[Log]) -> list[Any]:
+        answers: list[Any] = []
+        for log in logs:
+            answer = None
+            if log.type is LogType.COMMAND:
+                answer = self._apply_command(log)
+            elif log.type is LogType.CONFIGURATION:
+                self._store_configuration(log)
+            answers.append(answer)
+        return answers
+
+    def _apply_command(self, log: Log) -> Any:
+        try:
+            return self._fsm.apply(log)
+        except BaseException as error:
+            if is_machine_fault(error, self._halt_on):
+                raise
+            self.failed_commands += 1
+            if isinstance(error, RaftError):
+                wrapped = FSMError(f"the FSM raised {type(error).__name__}: {error}")
+                wrapped.__cause__ = error
+                return Raised(wrapped)
+            return Raised(error)
+
+    def _store_configuration(self, log: Log) -> None:
+        self._note_configuration(log)
+        if self._configuration_store is not None:
+            self._configuration_store.store_configuration(log.index, self.configuration)
+
+    def _note_configuration(self, log: Log) -> None:
+        self.configuration = decode_configuration(log.data)
+        self.configuration_index = log.index
+
+    def _apply_batch(self, logs: Sequence[Log]) -> list[Any]:
+        """Hand commands and configurations to a batching FSM; other entries are answered None."""
+        wanted = [log for log in logs if log.type in (LogType.COMMAND, LogType.CONFIGURATION)]
+        given: list[Any] = []
+        if wanted and self._batching is not None:
+            given = list(self._batching.apply_batch(wanted))
+            if len(given) != len(wanted):
+                raise RaftInternalError(
+                    f"apply_batch answered {len(given)} of {len(wanted)} entries: it must return"
+                    " one answer for each"
+                )
+        by_index = {log.index: answer for log, answer in zip(wanted, given, strict=True)}
+        for log in wanted:
+            if log.type is LogType.CONFIGURATION:
+                self._note_configuration(log)
+        return [by_index.get(log.index) if log.type is LogType.COMMAND else None for log in logs]

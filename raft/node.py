@@ -1,0 +1,501 @@
+"""Raft: one node. Wires the parts together; each public method posts a message and returns."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from types import TracebackType
+
+from raft.config import Config, validate_config
+from raft.engine.append_entries import answer_heartbeat
+from raft.engine.core import Core, NodeLogger, StoppingError
+from raft.engine.disk import Disk
+from raft.engine.fsm_runner import FsmRunner
+from raft.engine.inbox import (
+    Apply,
+    Bootstrap,
+    ByteBudget,
+    ChangeConfiguration,
+    ChangeKind,
+    ClientMessage,
+    FSMPoisoned,
+    Inbox,
+    VerifyLeader,
+)
+from raft.engine.install_snapshot import SnapshotReceiver
+from raft.engine.lifecycle import Lifecycle
+from raft.engine.membership import Membership
+from raft.engine.raft_log import RaftLog
+from raft.engine.snapshotter import Snapshotter
+from raft.engine.start_up import load_state
+from raft.engine.state import HardState, NodeState, Published
+from raft.engine.state_machine import StateMachine
+from raft.errors import (
+    CommandTooLargeError,
+    EnqueueTimeoutError,
+    RaftError,
+    ShutdownNotAppliedError,
+)
+from raft.futures import ApplyFuture, ConfigurationFuture, Future, IndexFuture, SnapshotFuture
+from raft.interfaces import (
+    FSM,
+    LogStore,
+    SnapshotStore,
+    StableStore,
+    Transport,
+    WithIdentity,
+)
+from raft.messages import RPCHeader
+from raft.observer import Events, LatestValue, Observation, ObservationData, Observer
+from raft.roles.base import Role
+from raft.roles.candidate import Candidate
+from raft.roles.follower import Follower
+from raft.roles.leader import Leader
+from raft.runtime import (
+    THREADS,
+    Condition,
+    Deadline,
+    ForkGuard,
+    Runtime,
+    ThreadGroup,
+)
+from raft.types import (
+    NO_INDEX,
+    PROTOCOL_VERSION,
+    SNAPSHOT_VERSION,
+    Configuration,
+    LogType,
+    RaftState,
+    ServerAddress,
+    ServerID,
+)
+
+_ROLES: dict[RaftState, type[Role]] = {
+    RaftState.FOLLOWER: Follower,
+    RaftState.CANDIDATE: Candidate,
+    RaftState.LEADER: Leader,
+}
+
+
+class _Host:
+    """What futures need of their node."""
+
+    def __init__(self, runtime: Runtime, events: Events) -> None:
+        self._runtime = runtime
+        self.run_callback = events.run_callback
+        self.is_fsm_thread: Callable[[], bool] = lambda: False
+
+    def condition(self) -> Condition:
+        return self._runtime.condition()
+
+
+class Raft:
+    """A node of a Raft cluster. Every method may be called from any thread.
+
+    The constructor loads the stores, restores the newest snapshot into the FSM, and starts the
+    threads. The node owns `fsm`, stores and transport until `shutdown`, which `with` calls; it
+    closes the transport, never the stores. What blocks says so; futures are answered on every path.
+
+    Raises:
+        InvalidConfigError: a field of `config` is out of range.
+        SnapshotError, LogGapError, LogCorruptError: the stores do not make a whole.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        fsm: FSM,
+        logs: LogStore,
+        stable: StableStore,
+        snapshots: SnapshotStore,
+        transport: Transport,
+        *,
+        runtime: Runtime = THREADS,
+    ) -> None:
+        validate_config(config)
+        config = replace(config)
+        self._guard = ForkGuard(f"node {config.local_id}")
+        self._runtime = runtime
+        self._config = config
+        self._events = Events(runtime)
+        self._host = _Host(runtime, self._events)
+        self._budget = ByteBudget(runtime, config.max_pending_bytes)
+        self._role: Role | None = None  # the main thread's, and what shutdown must answer for
+        self._core = core = self._make_core(fsm, logs, stable, snapshots, transport)
+        self._host.is_fsm_thread = core.fsm.is_current
+        load_state(core)
+        self._snapshotter = Snapshotter(
+            runtime=runtime,
+            config=config,
+            host=self._host,
+            fsm=core.fsm,
+            log=core.raft_log,
+            snapshots=snapshots,
+            on_taken=core.inbox.post,
+        )
+        self._lifecycle = Lifecycle(
+            core=core,
+            events=self._events,
+            snapshotter=self._snapshotter,
+            budget=self._budget,
+            host=self._host,
+            abandon_role=self._abandon_role,
+        )
+        if isinstance(transport, WithIdentity):
+            transport.identify(config.local_id, lambda: core.cluster_id)
+        transport.set_heartbeat_handler(lambda rpc: answer_heartbeat(core, rpc))
+        self._lifecycle.start(self._run_main)
+
+    def _make_core(
+        self,
+        fsm: FSM,
+        logs: LogStore,
+        stable: StableStore,
+        snapshots: SnapshotStore,
+        transport: Transport,
+    ) -> Core:
+        runtime, config = self._runtime, self._config
+        state = NodeState(runtime)
+        inbox = Inbox(runtime, config.max_append_entries)
+        raft_log = RaftLog(runtime, logs, config.recent_log_bytes)
+        return Core(
+            runtime=runtime,
+            config=config,
+            log=NodeLogger(config.logger or logging.getLogger("raft"), config.local_id, state),
+            threads=ThreadGroup(runtime, f"raft-{config.local_id}"),
+            inbox=inbox,
+            state=state,
+            disk=Disk(runtime, [logs, stable], config.disk_stall_timeout),
+            logs=logs,
+            raft_log=raft_log,
+            stable=stable,
+            snapshots=snapshots,
+            transport=transport,
+            fsm=FsmRunner(
+                runtime=runtime,
+                config=config,
+                machine=StateMachine(fsm, snapshots, config.fsm_halt_on),
+                log=raft_log,
+                snapshots=snapshots,
+                state=state,
+                on_poisoned=lambda error: inbox.post(FSMPoisoned(error)),
+            ),
+            leader_ch=LatestValue(runtime),
+            emit=self._emit,
+            header=RPCHeader(config.local_id, transport.local_addr()),
+            membership=Membership(),
+            hard_state=HardState(),
+            main_ended=runtime.event(),
+        )
+
+    # ---- the main thread ----
+
+    def _run_main(self) -> None:
+        core = self._core
+        receiver = SnapshotReceiver(core)
+        try:
+            while not core.inbox.closed:
+                self._role = _ROLES[core.state.role](core, receiver)
+                self._role.run()
+        except StoppingError:
+            pass
+        finally:
+            core.inbox.close()
+            core.become(RaftState.SHUTDOWN)
+            core.refuse_leftovers()
+            core.main_ended.set()
+
+    def _abandon_role(self) -> None:
+        if isinstance(self._role, Leader):
+            self._role.abandon()
+
+    def _emit(self, data: ObservationData) -> None:
+        self._events.emit(Observation(self, data))
+
+    # ---- commands ----
+
+    def apply(self, command: bytes, timeout: float | None = None) -> ApplyFuture:
+        """Have a command applied by every FSM; the result is what this node's FSM returned.
+
+        Blocks while the queue is full, at most `timeout` seconds (None or 0: without limit).
+        The future fails with a `NotAppliedError` (certainly no effect: `NotLeaderError`,
+        `EnqueueTimeoutError`, `CommandTooLargeError`, ...), an `OutcomeUnknownError` (may or may
+        not take effect), or what `FSM.apply` raised.
+        """
+        return self._submit_apply(LogType.COMMAND, command, b"", timeout)
+
+    def barrier(self, timeout: float | None = None) -> IndexFuture[None]:
+        """Wait, by the future, until this leader's FSM has applied all that was sent before.
+
+        Takes a place in the log; `timeout` as in `apply`.
+        """
+        return self._submit_apply(LogType.BARRIER, b"", b"", timeout)
+
+    def _submit_apply(
+        self, kind: LogType, data: bytes, extensions: bytes, timeout: float | None
+    ) -> ApplyFuture:
+        if not isinstance(data, bytes):
+            raise TypeError(f"a command is bytes, not {type(data).__name__}: encode it first")
+        future = ApplyFuture(self._host)
+        limit = self._config.max_command_bytes
+        if len(data) + len(extensions) > limit:
+            future.fail(
+                CommandTooLargeError(
+                    f"command has {len(data) + len(extensions)} bytes, more than"
+                    f" max_command_bytes ({limit})"
+                )
+            )
+            return future
+        deadline = self._deadline(timeout)
+        message = Apply(kind, data, extensions, future)
+        if not self._budget.acquire(message.size(), deadline):
+            future.fail(EnqueueTimeoutError("timed out: too many bytes are unanswered"))
+            return future
+        message.budget = self._budget
+        self._submit(message, deadline)
+        return future
+
+    def _deadline(self, timeout: float | None) -> Deadline:
+        return Deadline(self._runtime, timeout if timeout and timeout > 0 else None)
+
+    def _submit(self, message: ClientMessage, deadline: Deadline) -> None:
+        """Post a request of the leader's, or answer it at once where there is none."""
+        self._guard.check()
+        core = self._core
+        if core.state.role not in (RaftState.LEADER, RaftState.SHUTDOWN) and not core.inbox.closed:
+            message.fail(core.not_leader())
+            return
+        try:
+            core.inbox.submit(message, deadline)
+        except RaftError as error:
+            message.fail(error)
+
+    # ---- membership ----
+
+    def bootstrap_cluster(
+        self, configuration: Configuration, cluster_id: str | None = None
+    ) -> Future[None]:
+        """Give this blank, running node its first configuration; it must be a voter there."""
+        future: Future[None] = Future(self._host)
+        self._guard.check()
+        try:
+            message = Bootstrap(configuration, cluster_id, future)
+            self._core.inbox.submit(message, self._deadline(None))
+        except RaftError as error:
+            future.fail(error)
+        return future
+
+    def add_voter(
+        self,
+        server_id: ServerID,
+        address: ServerAddress,
+        prev_index: int = NO_INDEX,
+        timeout: float | None = None,
+    ) -> IndexFuture[None]:
+        """Add a server with a vote, give a non-voter one, or change a server's address.
+
+        The change waits until the one before is committed, at most `timeout` seconds (None or 0:
+        without limit). `prev_index` makes it fail if the configuration is another one by then.
+        """
+        return self._change(ChangeKind.ADD_VOTER, server_id, address, prev_index, timeout)
+
+    def add_nonvoter(
+        self,
+        server_id: ServerID,
+        address: ServerAddress,
+        prev_index: int = NO_INDEX,
+        timeout: float | None = None,
+    ) -> IndexFuture[None]:
+        """Add a server that gets the log but has no vote; a voter keeps its vote."""
+        return self._change(ChangeKind.ADD_NONVOTER, server_id, address, prev_index, timeout)
+
+    def demote_voter(
+        self, server_id: ServerID, prev_index: int = NO_INDEX, timeout: float | None = None
+    ) -> IndexFuture[None]:
+        """Take a server's vote; it goes on getting the log."""
+        return self._change(ChangeKind.DEMOTE_VOTER, server_id, "", prev_index, timeout)
+
+    def remove_server(
+        self, server_id: ServerID, prev_index: int = NO_INDEX, timeout: float | None = None
+    ) -> IndexFuture[None]:
+        """Remove a server; a leader that removes itself leads until that is committed."""
+        return self._change(ChangeKind.REMOVE_SERVER, server_id, "", prev_index, timeout)
+
+    def _change(
+        self,
+        kind: ChangeKind,
+        server_id: ServerID,
+        address: ServerAddress,
+        prev_index: int,
+        timeout: float | None,
+    ) -> IndexFuture[None]:
+        future: IndexFuture[None] = IndexFuture(self._host)
+        deadline = self._deadline(timeout)
+        message = ChangeConfiguration(kind, server_id, address, prev_index, future, deadline)
+        self._submit(message, deadline)
+        return future
+
+    def get_configuration(self) -> ConfigurationFuture:
+        """Return the latest configuration, committed or not, answered already."""
+        future = ConfigurationFuture(self._host)
+        now = self._core.state.published()
+        future.set_index(now.configuration_index)
+        future.respond(now.configuration)
+        return future
+
+    # ---- who leads ----
+
+    def verify_leader(self) -> Future[None]:
+        """Ask a quorum whether this node still leads; rounds begun before this call do not count.
+
+        Ends at the latest when the lease runs out and the node steps down.
+        """
+        future: Future[None] = Future(self._host)
+        self._submit(VerifyLeader(future), self._deadline(None))
+        return future
+
+    def wait_for_leader(self, timeout: float | None = None) -> tuple[ServerAddress, ServerID]:
+        """Block until a leader is known, and return its address and id.
+
+        Raises:
+            TimeoutError: none was known within `timeout` seconds.
+            RaftShutdownError: the node is shut down.
+        """
+        self._guard.check()
+        found = self._core.state.wait_for_leader(timeout)
+        if found is None:
+            if self._core.state.role is RaftState.SHUTDOWN:
+                raise ShutdownNotAppliedError("raft is already shut down")
+            raise TimeoutError(f"no leader was known within {timeout} s")
+        return found
+
+    def leader_with_id(self) -> tuple[ServerAddress, ServerID]:
+        """Return the address and id of the leader as known here, empty texts for none."""
+        return self._core.state.leader()
+
+    def leader_ch(self) -> LatestValue:
+        """Return the channel that holds True when this node has become leader, then False.
+
+        A level: an unread value is replaced, so a change and its reversal show as the same value
+        again. There is one per node, for one reader.
+        """
+        return self._core.leader_ch
+
+    # ---- snapshots ----
+
+    def snapshot(self) -> SnapshotFuture:
+        """Take a snapshot now; the result is its id. `open()` of the future reads it, once."""
+        self._guard.check()
+        future = SnapshotFuture(self._host)
+        if self._core.inbox.closed:
+            future.fail(ShutdownNotAppliedError("raft is already shut down"))
+        else:
+            self._snapshotter.request(future)
+        return future
+
+    # ---- numbers: none of these blocks ----
+
+    def state(self) -> RaftState:
+        """Return the role."""
+        return self._core.state.role
+
+    def current_term(self) -> int:
+        """Return the term."""
+        return self._core.state.term
+
+    def last_index(self) -> int:
+        """Return the last index of log or snapshot."""
+        return self._core.raft_log.last_index()
+
+    def commit_index(self) -> int:
+        """Return the last index known to be committed."""
+        return self._core.state.commit_index
+
+    def applied_index(self) -> int:
+        """Return the last index that the FSM has really applied."""
+        return self._core.state.applied_index
+
+    def last_contact(self) -> float | None:
+        """Return when the leader was last heard, on the monotonic clock; None for never."""
+        return self._core.state.last_contact
+
+    def cluster_id(self) -> str | None:
+        """Return the id of the cluster this node's data belongs to, None before it has one."""
+        return self._core.cluster_id
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What one of the node's threads died of; None for a healthy node."""
+        return self._lifecycle.failure
+
+    def stats(self) -> dict[str, str]:
+        """Return the numbers an operator wants to see, as texts, by the original's names."""
+        core = self._core
+        now = core.state.published()
+        return {
+            "state": str(now.role),
+            "term": str(now.term),
+            "last_log_index": str(now.last_log.index),
+            "last_log_term": str(now.last_log.term),
+            "commit_index": str(now.commit_index),
+            "applied_index": str(now.applied_index),
+            "fsm_pending": str(core.fsm.pending()),
+            "last_snapshot_index": str(now.last_snapshot.index),
+            "last_snapshot_term": str(now.last_snapshot.term),
+            "protocol_version": str(PROTOCOL_VERSION),
+            "protocol_version_min": str(PROTOCOL_VERSION),
+            "protocol_version_max": str(PROTOCOL_VERSION),
+            "snapshot_version_min": str(SNAPSHOT_VERSION),
+            "snapshot_version_max": str(SNAPSHOT_VERSION),
+            "latest_configuration_index": str(now.configuration_index),
+            "latest_configuration": str(now.configuration),
+            "num_peers": str(self._count_peers(now)),
+            "last_contact": self._contact_text(now),
+        }
+
+    def _count_peers(self, now: Published) -> int:
+        """Count the other voters; 0 for who is none itself, as in the original."""
+        if not now.configuration.has_vote(self._config.local_id):
+            return 0
+        return len(now.configuration.voters()) - 1
+
+    def _contact_text(self, now: Published) -> str:
+        if now.role is RaftState.LEADER:
+            return "0"
+        if now.last_contact is None:
+            return "never"
+        return f"{self._runtime.monotonic() - now.last_contact:.3f}s"
+
+    # ---- observers, shutdown ----
+
+    def register_observer(self, observer: Observer) -> None:
+        """Have an observer told of what happens; see `Observer`."""
+        self._events.register(observer)
+
+    def deregister_observer(self, observer: Observer) -> None:
+        """Tell an observer no more."""
+        self._events.deregister(observer)
+
+    def shutdown(self) -> Future[None]:
+        """Stop the node; waiting for the future waits for its threads.
+
+        Bounded by `Config.shutdown_timeout` even if user code or a disk call never returns. All
+        other futures are answered by then. May be called again. The transport is closed.
+        """
+        self._guard.check()
+        return self._lifecycle.shutdown()
+
+    def __enter__(self) -> Raft:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.shutdown().result()
+
+    def __str__(self) -> str:
+        return f"Node at {self._core.header.address} [{self._core.state.role}]"

@@ -1,0 +1,210 @@
+"""What a node tells its application about itself, without ever waiting for it.
+
+Observers, their filters and the callbacks of futures are user code: all run on the node's events
+thread, so that none of them can hold up consensus.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from raft.messages import RequestPreVoteRequest, RequestVoteRequest
+from raft.runtime import Deadline, Queue, QueueEmpty, QueueFull, Runtime
+from raft.types import RaftState, Server, ServerAddress, ServerID
+
+_log = logging.getLogger(__name__)
+
+_MOST_WAITING = 65_536  # observations kept for a blocking observer that does not read
+_ESCAPE_PERIOD = 0.1  # seconds between looks at the stop flag while an observer blocks
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderObservation:
+    """The known leader changed; empty texts when none is known."""
+
+    leader_address: ServerAddress
+    leader_id: ServerID
+
+
+@dataclass(frozen=True, slots=True)
+class PeerObservation:
+    """The leader began, or ended (`removed`), to replicate to a server."""
+
+    removed: bool
+    peer: Server
+
+
+@dataclass(frozen=True, slots=True)
+class FailedHeartbeatObservation:
+    """A heartbeat failed; `last_contact` is the runtime's monotonic clock, in seconds."""
+
+    peer_id: ServerID
+    last_contact: float
+
+
+@dataclass(frozen=True, slots=True)
+class ResumedHeartbeatObservation:
+    """The first heartbeat was answered after some that failed."""
+
+    peer_id: ServerID
+
+
+ObservationData: TypeAlias = (
+    RaftState
+    | LeaderObservation
+    | PeerObservation
+    | RequestVoteRequest
+    | RequestPreVoteRequest
+    | FailedHeartbeatObservation
+    | ResumedHeartbeatObservation
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One thing that happened at `raft`, the node."""
+
+    raft: Any
+    data: ObservationData
+
+
+class Observer:
+    """Puts observations into a queue of the application.
+
+    With `blocking` the events thread waits until there is room, which delays other observers and
+    callbacks but nothing else; without, what finds no room is dropped and counted.
+    """
+
+    def __init__(
+        self,
+        channel: Queue[Observation] | None,
+        blocking: bool = False,
+        filter: Callable[[Observation], bool] | None = None,
+    ) -> None:
+        self.channel = channel
+        self.blocking = blocking
+        self.filter = filter
+        self.observed = 0
+        self.dropped = 0
+
+
+class Events:
+    """The events thread: runs user code in the order it was handed over, and survives it."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._changed = runtime.condition()  # guards all below
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._observers: list[Observer] = []
+        self._closed = False
+
+    def register(self, observer: Observer) -> None:
+        """Add an observer."""
+        with self._changed:
+            self._observers.append(observer)
+
+    def deregister(self, observer: Observer) -> None:
+        """Remove an observer; one that is absent does not matter."""
+        with self._changed:
+            self._observers = [o for o in self._observers if o is not observer]
+
+    def emit(self, observation: Observation) -> None:
+        """Hand an observation to the observers; never blocks."""
+        with self._changed:
+            if not self._observers or self._closed:
+                return
+            if len(self._waiting) >= _MOST_WAITING:
+                for observer in self._observers:
+                    observer.dropped += 1
+                return
+            self._waiting.append(lambda: self._deliver(observation))
+            self._changed.notify()
+
+    def run_callback(self, callback: Callable[[], None]) -> None:
+        """Run a future's callback on the events thread, or here once that has ended."""
+        with self._changed:
+            if not self._closed:
+                self._waiting.append(callback)
+                self._changed.notify()
+                return
+        self._run_one(callback)
+
+    def close(self) -> None:
+        """Let the thread end once everything handed over has run."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def run(self) -> None:
+        """Be the events thread."""
+        while True:
+            with self._changed:
+                while not self._waiting and not self._closed:
+                    self._changed.wait()
+                if not self._waiting:
+                    return
+                callback = self._waiting.popleft()
+            self._run_one(callback)
+
+    def _run_one(self, callback: Callable[[], None]) -> None:
+        try:
+            callback()
+        except Exception:  # noqa: BLE001 - user code: report, go on with the next
+            _log.exception("callback or observer failed")
+
+    def _deliver(self, observation: Observation) -> None:
+        with self._changed:
+            observers = list(self._observers)
+        for observer in observers:
+            if observer.filter is not None and not observer.filter(observation):
+                continue
+            if observer.channel is not None:
+                self._put(observer, observer.channel, observation)
+
+    def _put(
+        self, observer: Observer, channel: Queue[Observation], observation: Observation
+    ) -> None:
+        while True:
+            try:
+                channel.put(observation, observer.blocking, _ESCAPE_PERIOD)
+            except QueueFull:
+                if observer.blocking and not self._closed:
+                    continue
+                observer.dropped += 1
+            else:
+                observer.observed += 1
+            return
+
+
+class LatestValue:
+    """A one-slot channel for a level: an unread value is replaced, the producer never waits.
+
+    A consumer always gets the latest value; one that missed a change and its reversal gets the
+    same value again.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._changed = runtime.condition()  # guards _values
+        self._values: list[bool] = []
+
+    def put(self, value: bool) -> None:
+        """Replace the value."""
+        with self._changed:
+            self._values[:] = [value]
+            self._changed.notify()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> bool:
+        """Take the value, waiting up to `timeout` seconds for one; else raise `QueueEmpty`."""
+        deadline = Deadline(self._runtime, timeout if block else 0.0)
+        with self._changed:
+            while not self._values:
+                remaining = deadline.remaining()
+                if remaining == 0.0:
+                    raise QueueEmpty
+                self._changed.wait(remaining)
+            return self._values.pop()

@@ -1,0 +1,1 @@
+"""The three role loops: follower, candidate, leader."""

@@ -1,0 +1,146 @@
+"""What every role does alike: the loop, and what it answers to everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from raft.engine.append_entries import receive_append_entries
+from raft.engine.core import Core, StoppingError
+from raft.engine.inbox import (
+    Apply,
+    BeatAnswered,
+    Bootstrap,
+    ChangeConfiguration,
+    ClientMessage,
+    CommitAdvanced,
+    FSMPoisoned,
+    Message,
+    NewerTermSeen,
+    SnapshotReceived,
+    SnapshotTaken,
+    TailWriteFailed,
+    VerifyLeader,
+    VoteReceived,
+)
+from raft.engine.install_snapshot import SnapshotReceiver
+from raft.engine.request_vote import (
+    receive_request_pre_vote,
+    receive_request_vote,
+    receive_timeout_now,
+)
+from raft.errors import CantBootstrapError, RaftError, RaftInternalError, RemoteError
+from raft.messages import (
+    RPC,
+    AppendEntriesRequest,
+    InstallSnapshotRequest,
+    RequestPreVoteRequest,
+    RequestVoteRequest,
+)
+from raft.types import PROTOCOL_VERSION, RaftState
+
+Handler = Callable[[Any], None]
+
+
+class Role:
+    """One stay in a role: built on entering it, dropped on leaving. Main thread only."""
+
+    role: ClassVar[RaftState]
+
+    def __init__(self, core: Core, snapshots: SnapshotReceiver) -> None:
+        self.core = core
+        self.snapshots = snapshots
+        self.deadline: float | None = None
+        self.handlers: dict[type[Any], Handler] = {
+            RPC: self.on_rpc,
+            Apply: core.refuse,
+            ChangeConfiguration: core.refuse,
+            VerifyLeader: core.refuse,
+            Bootstrap: self.on_bootstrap,
+            SnapshotTaken: self.on_snapshot_taken,
+            SnapshotReceived: snapshots.finish,
+            FSMPoisoned: self.on_fsm_poisoned,
+            # Left over from another role or term.
+            CommitAdvanced: self.ignore,
+            NewerTermSeen: self.ignore,
+            BeatAnswered: self.ignore,
+            TailWriteFailed: self.ignore,
+            VoteReceived: self.ignore,
+        }
+
+    def run(self) -> None:
+        """Answer messages until the role ends; then clean up whatever the role held."""
+        self.enter()
+        try:
+            while self.core.state.role is self.role and not self.core.inbox.closed:
+                message = self.core.inbox.take(until=self.deadline)
+                if message is not None:
+                    self.handle(message)
+                elif self.is_due():
+                    self.on_deadline()
+        finally:
+            self.leave()
+
+    def is_due(self) -> bool:
+        """Tell whether the deadline has passed."""
+        return self.deadline is not None and self.core.runtime.monotonic() >= self.deadline
+
+    def handle(self, message: Message) -> None:
+        """Have a message answered; a request is answered whatever goes wrong."""
+        try:
+            self.handlers[type(message)](message)
+        except RaftError as error:
+            if isinstance(message, SnapshotReceived):
+                message.rpc.respond(None, error)
+            elif isinstance(message, RPC):
+                message.respond(None, error)
+            elif isinstance(message, ClientMessage):
+                message.fail(error)
+            if isinstance(error, (StoppingError, RaftInternalError)):
+                raise
+            self.core.log.warning("request failed error=%s", error)
+
+    def enter(self) -> None:
+        """Begin the role."""
+
+    def leave(self) -> None:
+        """Let go of everything the role held."""
+
+    def on_deadline(self) -> None:
+        """Act on the deadline having passed, and set the next."""
+
+    # ---- requests of peers ----
+
+    def on_rpc(self, rpc: RPC) -> None:
+        """Answer a peer's request."""
+        request = rpc.command
+        version = request.header.protocol_version
+        if not PROTOCOL_VERSION - 1 <= version <= PROTOCOL_VERSION:
+            rpc.respond(None, RemoteError(f"unsupported protocol version {version}"))
+        elif isinstance(request, AppendEntriesRequest):
+            receive_append_entries(self.core, rpc, request)
+        elif isinstance(request, RequestVoteRequest):
+            receive_request_vote(self.core, rpc, request)
+        elif isinstance(request, RequestPreVoteRequest):
+            receive_request_pre_vote(self.core, rpc, request)
+        elif isinstance(request, InstallSnapshotRequest):
+            self.snapshots.begin(rpc, request)
+        else:
+            receive_timeout_now(self.core, rpc, request)
+
+    # ---- the rest ----
+
+    def on_bootstrap(self, message: Bootstrap) -> None:
+        """Refuse: only a follower without state can be bootstrapped."""
+        message.fail(CantBootstrapError("bootstrap only works on new clusters"))
+
+    def on_snapshot_taken(self, message: SnapshotTaken) -> None:
+        """Compact the log behind a snapshot of our own."""
+        self.core.snapshot_taken(message.meta)
+
+    def on_fsm_poisoned(self, message: FSMPoisoned) -> None:
+        """A node whose FSM is broken neither campaigns nor leads."""
+        self.core.log.error("fsm is poisoned error=%s", message.error)
+
+    def ignore(self, message: Message) -> None:
+        """Drop what belongs to another role or term."""

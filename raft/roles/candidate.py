@@ -1,0 +1,176 @@
+"""The candidate's loop: asks whether it could win (9.6), then for votes (§5.2).
+
+A lost round starts the next one in place, until somebody wins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from raft.engine.core import Core
+from raft.engine.inbox import VoteReceived
+from raft.engine.install_snapshot import SnapshotReceiver
+from raft.engine.request_vote import may_campaign
+from raft.engine.state import HardState
+from raft.errors import RaftError, RemoteError, StorageFailedError
+from raft.interfaces import WithPreVote
+from raft.messages import RequestPreVoteRequest, RequestVoteRequest
+from raft.roles.base import Role
+from raft.runtime import random_timeout
+from raft.types import RaftState, Server, ServerID
+
+_UNKNOWN_COMMAND = "unexpected command"  # how the original refuses RPCs that it does not know
+
+
+@dataclass(slots=True)
+class Tally:
+    """The votes of one round."""
+
+    needed: int
+    granted: set[ServerID] = field(default_factory=set)
+
+    def add(self, server_id: ServerID) -> bool:
+        """Count a vote, each server's once; tell whether a majority is reached."""
+        self.granted.add(server_id)
+        return len(self.granted) >= self.needed
+
+
+class Candidate(Role):
+    """One candidacy; its rounds are numbered, so that late answers of lost rounds do not count."""
+
+    role = RaftState.CANDIDATE
+
+    def __init__(self, core: Core, snapshots: SnapshotReceiver) -> None:
+        super().__init__(core, snapshots)
+        self.round = 0
+        self.is_pre_vote = False
+        self.campaign_term = 0
+        self.tally = Tally(needed=0)
+        self.handlers[VoteReceived] = self.on_vote
+
+    def enter(self) -> None:
+        """Start the first round; only this one may be privileged by a transfer."""
+        self._start_round()
+
+    def leave(self) -> None:
+        """A transfer's privilege ends with the candidacy."""
+        self.core.transfer_candidacy = False
+
+    def on_deadline(self) -> None:
+        """Start the next round: nobody won this one in time."""
+        self.core.log.warning("election timeout reached, restarting election")
+        self.core.transfer_candidacy = False
+        self._start_round()
+
+    def _start_round(self) -> None:
+        core = self.core
+        if not may_campaign(core) or not core.membership.latest.has_vote(core.local_id):
+            core.become(RaftState.FOLLOWER)
+            return
+        may_ask = isinstance(core.transport, WithPreVote) and not core.config.pre_vote_disabled
+        if may_ask and not core.transfer_candidacy:
+            self._ask(is_pre_vote=True)
+        else:
+            self._start_election()
+
+    def _start_election(self) -> None:
+        """Enter the next term with a vote for ourselves: one durable record, before any request."""
+        core = self.core
+        term = core.hard_state.term + 1
+        try:
+            core.save_hard_state(HardState(term, core.local_id, core.header.address))
+        except StorageFailedError as error:
+            core.log.error("cannot campaign error=%s", error)
+            core.become(RaftState.FOLLOWER)
+            return
+        self._ask(is_pre_vote=False)
+
+    def _ask(self, *, is_pre_vote: bool) -> None:
+        """Send the requests of a round to all other voters, and count our own vote."""
+        core = self.core
+        self.round += 1
+        self.is_pre_vote = is_pre_vote
+        self.campaign_term = core.hard_state.term + (1 if is_pre_vote else 0)
+        self.tally = Tally(core.membership.latest.quorum())
+        timeout = random_timeout(core.runtime, core.config.election_timeout)
+        self.deadline = core.runtime.monotonic() + timeout
+        last = core.raft_log.last()
+        for server in core.membership.latest.voters():
+            if server.id == core.local_id:
+                continue
+            if is_pre_vote:
+                request: RequestPreVoteRequest | RequestVoteRequest = RequestPreVoteRequest(
+                    core.header, self.campaign_term, last.index, last.term
+                )
+            else:
+                request = RequestVoteRequest(
+                    core.header, self.campaign_term, last.index, last.term, core.transfer_candidacy
+                )
+            Ballot(core, self.round, server, request).send()
+        self._count(core.local_id)
+
+    def on_vote(self, vote: VoteReceived) -> None:
+        """Count an answer of this round; a newer term ends the candidacy (§5.1)."""
+        core = self.core
+        if vote.round != self.round:
+            return
+        if vote.term > self.campaign_term:
+            core.log.info("newer term discovered, falling back to follower newer=%d", vote.term)
+            core.become_follower(vote.term)
+        elif vote.granted:
+            self._count(vote.server_id)
+
+    def _count(self, server_id: ServerID) -> None:
+        core = self.core
+        if not self.tally.add(server_id):
+            return
+        if self.is_pre_vote:
+            core.log.info("pre-vote successful, starting election")
+            self._start_election()
+        else:
+            core.log.info("election won votes=%d", len(self.tally.granted))
+            core.become(RaftState.LEADER)
+            core.set_leader(core.local_id, core.header.address)
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """One request to one voter, on a thread that ends with its answer."""
+
+    core: Core
+    round: int
+    server: Server
+    request: RequestVoteRequest | RequestPreVoteRequest
+
+    def send(self) -> None:
+        """Ask; the answer comes as a message. No retry within a round."""
+        self.core.threads.spawn(f"vote-{self.server.id}", self._run)
+
+    def _run(self) -> None:
+        try:
+            term, granted = self._call()
+        except RemoteError as error:
+            # A peer that knows no pre-vote cannot object to one.
+            is_pre_vote = isinstance(self.request, RequestPreVoteRequest)
+            term, granted = self.request.term, is_pre_vote and _UNKNOWN_COMMAND in str(error)
+        except (RaftError, OSError) as error:
+            self.core.log.debug("vote request failed peer=%s error=%s", self.server.id, error)
+            term, granted = self.request.term, False
+        is_pre_vote = isinstance(self.request, RequestPreVoteRequest)
+        self.core.inbox.post(VoteReceived(self.round, self.server.id, is_pre_vote, term, granted))
+
+    def _call(self) -> tuple[int, bool]:
+        transport, server = self.core.transport, self.server
+        timeout = self.core.config.election_timeout
+        if isinstance(self.request, RequestVoteRequest):
+            vote = transport.request_vote(server.id, server.address, self.request, timeout)
+            return vote.term, vote.granted
+        if isinstance(transport, WithPreVote):
+            asked = transport.request_pre_vote(server.id, server.address, self.request, timeout)
+            return asked.term, asked.granted
+        return self.request.term, True
+
+
+def run_candidate(core: Core, snapshots: SnapshotReceiver) -> None:
+    """Campaign until somebody leads or the node stops."""
+    Candidate(core, snapshots).run()

@@ -1,0 +1,82 @@
+"""The follower's loop: answers, and campaigns when it hears nobody (§5.2)."""
+
+from __future__ import annotations
+
+from raft.engine.core import Core
+from raft.engine.first_start import bootstrap_here
+from raft.engine.inbox import Bootstrap
+from raft.engine.install_snapshot import SnapshotReceiver
+from raft.engine.request_vote import may_campaign
+from raft.roles.base import Role
+from raft.runtime import random_timeout
+from raft.types import NO_INDEX, RaftState
+
+
+class Follower(Role):
+    """Waits for a leader to be heard of; campaigns when none was for `heartbeat_timeout`."""
+
+    role = RaftState.FOLLOWER
+
+    def __init__(self, core: Core, snapshots: SnapshotReceiver) -> None:
+        super().__init__(core, snapshots)
+        self._warned = False  # one warning a stay that this node does not campaign, and why
+
+    def enter(self) -> None:
+        """Give a leader the time to be heard."""
+        self._arm(self.core.runtime.monotonic())
+
+    def _arm(self, since: float) -> None:
+        timeout = self.core.config.heartbeat_timeout
+        self.deadline = since + random_timeout(self.core.runtime, timeout)
+
+    def on_deadline(self) -> None:
+        """Campaign if nothing was heard for long, and if this node may."""
+        core = self.core
+        now = core.runtime.monotonic()
+        late = now - (self.deadline or now)
+        if core.fault is not None or not core.disk.is_fit():
+            # With or without a leader: until then this node can acknowledge nothing.
+            core.recover_disk()
+            now = core.runtime.monotonic()
+        contact = core.state.last_contact
+        if contact is not None and now - contact < core.config.heartbeat_timeout:
+            self._arm(contact)
+            return
+        self._arm(now)
+        if late > core.config.leader_lease_timeout:
+            # The process did not run (a held GIL, a pause of the machine): what the leader sent
+            # meanwhile has yet to be read. The gap alone costs no election.
+            core.log.warning("process was stalled seconds=%.3f", late)
+            return
+        core.set_leader("", "")
+        if self._may_campaign():
+            core.log.warning("heartbeat timeout reached, starting election")
+            core.become(RaftState.CANDIDATE)
+
+    def _may_campaign(self) -> bool:
+        core, members = self.core, self.core.membership
+        if members.latest_index == NO_INDEX:
+            return self._warn("no known peers, aborting election")
+        if not members.latest.has_vote(core.local_id):
+            if members.is_stable():
+                return self._warn("not a voter in the committed configuration, aborting election")
+            return self._warn("heartbeat timeout reached, not a voter in the latest configuration")
+        if not may_campaign(core):
+            return self._warn("disk or fsm is not fit, aborting election")
+        return True
+
+    def _warn(self, reason: str) -> bool:
+        if not self._warned:
+            self._warned = True
+            self.core.log.warning(reason)
+        return False
+
+    def on_bootstrap(self, message: Bootstrap) -> None:
+        """Give this blank node its first configuration; the election timer does the rest."""
+        bootstrap_here(self.core, message.configuration, message.cluster_id)
+        message.future.respond(None)
+
+
+def run_follower(core: Core, snapshots: SnapshotReceiver) -> None:
+    """Follow until the role changes or the node stops."""
+    Follower(core, snapshots).run()

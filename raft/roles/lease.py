@@ -1,0 +1,83 @@
+"""Whether a leader still leads: contact with a quorum, and verification (thesis 6.2, 6.4)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from raft.engine.commitment import majority_index
+from raft.engine.inbox import VerifyLeader
+from raft.types import Configuration, ServerID
+
+SHORTEST_CHECK = 0.01  # seconds between two looks at the lease
+
+
+def quorum_contact(
+    configuration: Configuration,
+    local_id: ServerID,
+    last_contact: Mapping[ServerID, float],
+    now: float,
+    lease: float,
+) -> tuple[bool, float]:
+    """Tell whether a quorum of voters was in contact within the lease, and when to look again.
+
+    This node counts as being in contact with itself, if it is a voter.
+    """
+    contacted = 0
+    largest_gap = 0.0
+    for server in configuration.voters():
+        if server.id == local_id:
+            contacted += 1
+            continue
+        gap = now - last_contact.get(server.id, float("-inf"))
+        if gap <= lease:
+            contacted += 1
+            largest_gap = max(largest_gap, gap)
+    return contacted >= configuration.quorum(), max(SHORTEST_CHECK, lease - largest_gap)
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    sequence: int
+    message: VerifyLeader
+
+
+class Verifications:
+    """Callers who want to know whether this node still leads. Main thread only, but `sequence`.
+
+    A heartbeat round confirms only what was asked before it began, and only voters count
+    (departure 5). All callers that wait share the same rounds.
+    """
+
+    def __init__(self) -> None:
+        self.sequence = 0  # of the newest request; read by the beat threads
+        self._confirmed: dict[ServerID, int] = {}
+        self._waiting: deque[_Waiting] = deque()
+
+    def add(self, message: VerifyLeader) -> None:
+        """Take a request; the caller then asks all peers for a heartbeat."""
+        self.sequence += 1
+        self._waiting.append(_Waiting(self.sequence, message))
+
+    def confirm(self, server_id: ServerID, sequence: int) -> None:
+        """Note that a server answered a round that began after request `sequence`."""
+        self._confirmed[server_id] = max(self._confirmed.get(server_id, 0), sequence)
+
+    def settle(self, configuration: Configuration, local_id: ServerID) -> None:
+        """Answer whom a quorum of voters has confirmed."""
+        if not self._waiting:
+            return
+        confirmed = majority_index(
+            [
+                self.sequence if server.id == local_id else self._confirmed.get(server.id, 0)
+                for server in configuration.voters()
+            ]
+        )
+        while self._waiting and self._waiting[0].sequence <= confirmed:
+            self._waiting.popleft().message.future.respond(None)
+
+    def fail_all(self, error: BaseException) -> None:
+        """Answer everybody with an error: leadership is over."""
+        while self._waiting:
+            self._waiting.popleft().message.fail(error)
