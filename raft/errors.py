@@ -175,15 +175,19 @@ class KeyNotFoundError(RaftError, LookupError):
     """The stable store has no value for this key."""
 
 
-class StoreLockedError(RaftError):
+class StoreError(RaftError):
+    """A store could not read or write; the message carries the cause, on the store's own disk."""
+
+
+class StoreLockedError(StoreError):
     """The store is open already, here or in another process. Use `backup()` to copy a live one."""
 
 
-class StoreClosedError(RaftError):
+class StoreClosedError(StoreError):
     """The store was closed."""
 
 
-class StoreVersionError(RaftError):
+class StoreVersionError(StoreError):
     """The file was written by a newer version of this library. Upgrade; nothing was changed."""
 
 

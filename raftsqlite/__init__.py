@@ -1,3 +1,5 @@
 """The durable log and stable store: SQLite, for one node and one process at a time."""
 
-__all__: list[str] = []
+from raftsqlite.store import SQLiteStore
+
+__all__ = ["SQLiteStore"]

@@ -1,0 +1,182 @@
+"""The open file: its one connection, behind one lock.
+
+Law: the connection is used under that lock alone, fetches included. SQLite has a lock of its own,
+but whoever waits for that one holds the interpreter's: a second thread that entered the connection
+during a slow commit would stop every thread of the process for as long.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from raft.errors import StoreClosedError, StoreError
+from raft.runtime import ForkGuard, after_fork_in_child
+from raftsqlite.guard import LockFile, is_fault_of_the_disk, translated
+from raftsqlite.schema import make_directories, open_database, publish, remove
+
+_log = logging.getLogger(__name__)
+
+_BACKUP_PAGES = 256  # copied in one step
+_BACKUP_PAUSE = 0.001  # seconds; without it the next step has the lock before any waiter wakes up
+
+
+class Database:
+    """The file of a store, locked against others; every method may be called from any thread.
+
+    After a write that failed for the disk's sake, all writes are refused until `reopen`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, unsafe_no_sync: bool) -> None:
+        self.path = os.path.realpath(os.fspath(path))
+        self._unsafe_no_sync = unsafe_no_sync
+        self._fork_guard = ForkGuard(f"the SQLiteStore of {self.path}")
+        self._lock = threading.Lock()  # guards the connection and all fields below
+        self._backup_ended = threading.Condition(self._lock)
+        self._is_closed = False
+        self._failure: BaseException | None = None  # of the write that made the file unusable
+        self._backups = 0  # under way; nobody closes the connection under them
+        self._interrupts_backups = False
+
+        make_directories(os.path.dirname(self.path))
+        self._lock_file = LockFile(self.path + ".lock", self.path)
+        try:
+            self._connection: sqlite3.Connection | None = self._open()
+        except BaseException:
+            self._lock_file.release()
+            raise
+        after_fork_in_child(self._on_fork)
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Hold the lock and hand out the connection; leave no cursor open behind."""
+        self._fork_guard.check()
+        with self._lock, translated("cannot read the store", self.path):
+            yield self._usable_connection()
+
+    @contextmanager
+    def writing(self, what: str) -> Iterator[sqlite3.Connection]:
+        """Hold the lock and hand out the connection; roll back and take note when it fails."""
+        self._fork_guard.check()
+        with self._lock, translated(what, self.path):
+            connection = self._usable_connection()
+            if self._failure is not None:
+                raise StoreError(
+                    f"{what}: a write to {self.path} failed before ({self._failure}), and what is"
+                    " on disk is in doubt until reopen()"
+                )
+            try:
+                yield connection
+            except BaseException as exc:
+                if is_fault_of_the_disk(exc):
+                    self._failure = exc
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def read_row(self, statement: str, values: Sequence[object] = ()) -> Any:
+        """Return the first row, None when there is none."""
+        with self.reading() as connection:
+            rows = connection.execute(statement, values)
+            try:
+                return rows.fetchone()
+            finally:
+                rows.close()  # before the lock is released
+
+    def backup(self, path: str | os.PathLike[str]) -> None:
+        """Copy the live file to a new one; see `SQLiteStore.backup`."""
+        target_path = os.path.realpath(os.fspath(path))
+        if os.path.exists(target_path):
+            raise FileExistsError(f"{target_path} exists; a backup never replaces a file")
+        unfinished = target_path + ".new"
+        remove(unfinished)
+        try:
+            with translated("cannot back up the store", target_path):
+                self._copy_to(unfinished)
+            publish(unfinished, target_path)
+        except BaseException:
+            remove(unfinished)
+            raise
+
+    def _copy_to(self, path: str) -> None:
+        target = sqlite3.connect(path, isolation_level=None)
+        try:
+            target.execute("PRAGMA journal_mode = OFF")
+            target.execute("PRAGMA synchronous = OFF")  # the whole file is synced at the end
+            with self.reading() as connection:
+                self._backups += 1
+                try:
+                    connection.backup(target, pages=_BACKUP_PAGES, progress=self._let_others_in)
+                finally:
+                    self._backups -= 1
+                    self._backup_ended.notify_all()
+        finally:
+            target.close()
+
+    def _let_others_in(self, _status: int, _remaining: int, _total: int) -> None:
+        """Give up the lock for a moment between two steps of a backup."""
+        self._lock.release()
+        time.sleep(_BACKUP_PAUSE)
+        self._lock.acquire()
+        if self._interrupts_backups:
+            raise StoreClosedError(f"{self.path} was closed during the backup")
+
+    def reopen(self) -> None:
+        """Start over with a fresh connection, everything in the file made durable."""
+        self._fork_guard.check()
+        with self._lock:
+            if self._is_closed:
+                raise StoreClosedError(f"{self.path} was closed")
+            self._close_connection()
+            self._connection = self._open()
+            self._failure = None
+
+    def close(self) -> None:
+        """Close the file and unlock it; may be called twice."""
+        self._fork_guard.check()
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            try:
+                self._close_connection()
+            finally:
+                self._lock_file.release()
+
+    def _open(self) -> sqlite3.Connection:
+        with translated("cannot open the store", self.path):
+            return open_database(self.path, unsafe_no_sync=self._unsafe_no_sync)
+
+    def _close_connection(self) -> None:
+        """Close the connection, which checkpoints; holding the lock. Never two at once."""
+        self._interrupts_backups = True
+        while self._backups:
+            self._backup_ended.wait()
+        self._interrupts_backups = False
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            _log.warning("rollback failed path=%s", self.path, exc_info=True)
+        connection.close()
+
+    def _on_fork(self) -> None:
+        """Let go of the lock in a child; the connection, never finalized, is left alone."""
+        if not self._is_closed:
+            self._lock_file.abandon()
+
+    def _usable_connection(self) -> sqlite3.Connection:
+        if self._connection is None:
+            if self._is_closed:
+                raise StoreClosedError(f"{self.path} was closed")
+            raise StoreError(f"{self.path} could not be opened anew: call reopen() again")
+        return self._connection

@@ -1,0 +1,109 @@
+"""What keeps anybody else away from a live store: the lock file, and the rules after a fork.
+
+SQLite's own lock is not enough. It is a POSIX lock, which a process loses as soon as any code in
+it opens and closes the file, be it to copy it; a second process then writes to the same file. And
+a forked child that closes the connection it inherited, if only by exiting, deletes the parent's
+write-ahead log with the rows acknowledged since.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import sqlite3
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from raft.errors import DiskFullError, StoreError, StoreLockedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class LockFile:
+    """An exclusive `flock` on a file beside the store, held until `release`.
+
+    The file stays: removing it would let two processes lock two files of the same name.
+    """
+
+    def __init__(self, path: str, store_path: str) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            owner = os.read(self._descriptor, 100).decode(errors="replace").strip()
+            self.abandon()
+            raise locked_error(store_path, owner) from exc
+        except OSError as exc:
+            self.abandon()
+            raise StoreError(
+                f"cannot lock {path}: {exc}. The store needs a local file system with flock"
+            ) from exc
+        os.ftruncate(self._descriptor, 0)
+        os.write(self._descriptor, b"process %d\n" % os.getpid())  # for people
+
+    def release(self) -> None:
+        """Unlock, also for a child that holds a copy of the descriptor and is about to exec."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close the descriptor and no more: in a forked child unlocking would unlock the parent."""
+        os.close(self._descriptor)
+
+
+def locked_error(store_path: str, owner: str) -> StoreLockedError:
+    """Return the error for a second opener."""
+    by = f" by {owner}" if owner else ""
+    return StoreLockedError(
+        f"{store_path} is open already{by}: one node owns it. To copy or inspect a live store,"
+        " call backup(path) on the SQLiteStore that has it open"
+    )
+
+
+def never_finalize(connection: sqlite3.Connection) -> None:
+    """Add a reference that is never given back, so that only `close()` closes the connection.
+
+    Neither a child nor the parent closes it by exiting; the next opener recovers what is in the
+    write-ahead log. It happens when the connection is made and not after a fork, so that there is
+    no moment in which a fork could find it without.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+_FAULTS_OF_THE_CALLER = (
+    sqlite3.IntegrityError,
+    sqlite3.ProgrammingError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+)
+
+
+def is_fault_of_the_disk(error: BaseException) -> bool:
+    """Tell whether a failed write leaves doubt about what reached the disk."""
+    return isinstance(error, sqlite3.Error) and not isinstance(error, _FAULTS_OF_THE_CALLER)
+
+
+@contextmanager
+def translated(what: str, path: str) -> Iterator[None]:
+    """Turn whatever `sqlite3` raises into an error of ours."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        raise _translate(exc, what, path) from exc
+    except OverflowError as exc:
+        raise ValueError(f"{what}: a number does not fit into 63 bits") from exc
+
+
+def _translate(error: sqlite3.Error, what: str, path: str) -> Exception:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # without the detail
+    if code == sqlite3.SQLITE_FULL:
+        return DiskFullError(f"{what}: no space left for {path}")
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return locked_error(path, "a program that does not use the lock file")
+    name = getattr(error, "sqlite_errorname", "")
+    cure = ""
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        cure = ". The file is damaged or no database: rebuild this node from its peers"
+    return StoreError(f"{what}: {error} ({name or type(error).__name__}) in {path}{cure}")

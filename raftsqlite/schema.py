@@ -1,0 +1,192 @@
+"""The file: how it is created, opened, recognised and brought up to date.
+
+Everything is a plain column, so that any SQLite tool shows it once the node is down:
+
+    sqlite-utils rows raft.db log --limit 5
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from collections.abc import Callable
+
+import sqlite_utils
+
+from raft.errors import StoreError, StoreVersionError
+from raftsqlite.guard import never_finalize
+
+_log = logging.getLogger(__name__)
+
+APPLICATION_ID = 0x72616674  # "raft"; what tells our files from others
+
+_WAL_LIMIT = 16 << 20  # bytes; a WAL that once grew beyond is cut back when it starts over
+
+
+def _create_tables(connection: sqlite3.Connection) -> None:
+    database = sqlite_utils.Database(connection)
+    # `idx` is the rowid: deleting and reading ranges are scans of one tree, without an index.
+    log = {
+        "idx": int,
+        "term": int,
+        "type": int,
+        "data": bytes,
+        "extensions": bytes,
+        "appended_at": int,
+        "checksum": int,
+    }
+    database.table("log").create(log, pk="idx", not_null=set(log) - {"idx"})
+    # `kind` is "bytes" or "uint64", which have keys of their own, or "store" for what is ours.
+    # A number of 2**63 or more is stored as the negative number with the same 64 bits.
+    stable = {"kind": str, "key": bytes, "value": bytes}
+    database.table("stable").create(stable, pk=("kind", "key"), not_null={"value"})
+
+
+# What leads from each version of the schema to the next, inside a transaction. Never change one
+# that was released; add another.
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_create_tables,)
+
+
+def open_database(path: str, *, unsafe_no_sync: bool) -> sqlite3.Connection:
+    """Open the file, create it if need be, and make durable whatever is in it.
+
+    The caller holds the lock file, and has no other connection to it.
+    """
+    if not os.path.exists(path):
+        _create_database(path)
+    connection = _connect(path)
+    never_finalize(connection)
+    try:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        _check_version(connection, path)
+        _set_up(connection, "OFF" if unsafe_no_sync else "FULL")
+        _migrate(connection, path)
+        _checkpoint_all(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    sync_directory(os.path.dirname(path))  # the name of the WAL
+    return connection
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        path,
+        timeout=0,  # nobody is worth waiting for
+        isolation_level=None,  # transactions begin and end where we say so
+        check_same_thread=False,  # the store's lock sees to that
+        cached_statements=256,
+    )
+
+
+def _set_up(connection: sqlite3.Connection, synchronous: str) -> None:
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise StoreError(f"the file system does not allow a write-ahead log, only {mode}")
+    connection.execute(f"PRAGMA synchronous = {synchronous}")
+    connection.execute("PRAGMA fullfsync = ON")  # macOS, whose fsync does not reach the disk
+    connection.execute("PRAGMA wal_autocheckpoint = 0")  # never inside a commit: see maintain()
+    connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}")
+    connection.execute("PRAGMA secure_delete = OFF")  # else freed pages are overwritten
+
+
+def _check_version(connection: sqlite3.Connection, path: str) -> None:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application != APPLICATION_ID:
+        raise StoreError(f"{path} is a database, but no log of this library")
+    if version > len(MIGRATIONS):
+        raise StoreVersionError(
+            f"{path} has version {version}, this library knows up to {len(MIGRATIONS)}: upgrade"
+            " the library; nothing was changed"
+        )
+
+
+def _migrate(connection: sqlite3.Connection, path: str) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    for step in range(version, len(MIGRATIONS)):
+        _log.info("migrating store path=%s version=%d", path, step + 1)
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            MIGRATIONS[step](connection)
+            connection.execute(f"PRAGMA user_version = {step + 1}")
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+
+def _checkpoint_all(connection: sqlite3.Connection, path: str) -> None:
+    """Copy the whole WAL into the file, durably.
+
+    The last owner may have died of a failed fsync, after which the kernel shows pages in the WAL
+    that are not on disk. Written once more, elsewhere, they are, or there is an error.
+    """
+    busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:
+        raise StoreError(f"the write-ahead log of {path} cannot be checkpointed: it is in use")
+
+
+def _create_database(path: str) -> None:
+    """Make an empty store under a temporary name, and rename it when it is durable."""
+    wal = path + "-wal"
+    if os.path.exists(wal) and os.path.getsize(wal):
+        raise StoreError(
+            f"{path} is missing, but its write-ahead log {wal} is there: put the file back, or"
+            " remove both if this node is to be rebuilt from its peers"
+        )
+    make_directories(os.path.dirname(path))
+    unfinished = path + ".new"
+    for suffix in ("", "-journal", "-wal", "-shm"):  # of a crash; the lock is ours, so they are
+        remove(unfinished + suffix)
+    connection = _connect(unfinished)
+    try:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        _migrate(connection, unfinished)
+        connection.execute("PRAGMA journal_mode = WAL")
+    finally:
+        connection.close()
+    publish(unfinished, path)
+
+
+def publish(unfinished: str, path: str) -> None:
+    """Give a finished file its name, durably."""
+    descriptor = os.open(unfinished, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.rename(unfinished, path)
+    sync_directory(os.path.dirname(path))
+
+
+def remove(path: str) -> None:
+    """Remove a file if it is there."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def make_directories(path: str) -> None:
+    """Make a directory and its parents, each name durable."""
+    if os.path.isdir(path):
+        return
+    make_directories(os.path.dirname(path))
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        return
+    sync_directory(os.path.dirname(path))
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
