@@ -19,8 +19,6 @@ does. A transport that declines pipelining takes the other classes one by one. T
 is where a transport may begin to serve.
 """
 
-# ruff: noqa: D102 - the name of a test is a sentence
-
 from __future__ import annotations
 
 import io
