@@ -235,6 +235,7 @@ class Raft:
     def _submit_apply(
         self, kind: LogType, data: bytes, extensions: bytes, timeout: float | None
     ) -> ApplyFuture:
+        self._guard.check()
         if not isinstance(data, bytes):
             raise TypeError(f"a command is bytes, not {type(data).__name__}: encode it first")
         future = ApplyFuture(self._host)

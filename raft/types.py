@@ -59,6 +59,17 @@ class ServerSuffrage(IntEnum):
     STAGING = 2  # deprecated by the original; read, never written by us
 
 
+def log_checksum(
+    index: int, term: int, kind: LogType, data: bytes, extensions: bytes, appended_at: int
+) -> int:
+    """Return the CRC32 over the fields of an entry, never 0."""
+    head = _CHECKSUM_HEAD.pack(index, term, kind, appended_at, len(data))
+    crc = zlib.crc32(data, zlib.crc32(head))
+    if extensions:
+        crc = zlib.crc32(extensions, crc)
+    return crc or 1
+
+
 @dataclass(frozen=True, slots=True)
 class Log:
     """One entry of the replicated log (§5.3).
@@ -78,13 +89,9 @@ class Log:
 
     def compute_checksum(self) -> int:
         """Return the CRC32 over every field but the checksum itself, never 0."""
-        head = _CHECKSUM_HEAD.pack(
-            self.index, self.term, self.type, self.appended_at, len(self.data)
+        return log_checksum(
+            self.index, self.term, self.type, self.data, self.extensions, self.appended_at
         )
-        crc = zlib.crc32(self.data, zlib.crc32(head))
-        if self.extensions:
-            crc = zlib.crc32(self.extensions, crc)
-        return crc or 1
 
     def sealed(self) -> Log:
         """Return this entry with its checksum filled in."""

@@ -19,6 +19,7 @@ from raft.engine.state_machine import Capture, Raised, StateMachine
 from raft.errors import (
     LeadershipLostError,
     LogCompactedError,
+    RaftError,
     ShutdownOutcomeUnknownError,
     SnapshotError,
 )
@@ -142,14 +143,19 @@ class FsmRunner:
     def run(self) -> None:
         """Be the FSM thread; what escapes halts the node."""
         self._thread = self._runtime.current()
-        while self._wait():
-            meta = self._restore
-            if meta is not None:
-                self._restore_now(meta)
-            elif self._captures:
-                self._capture_now()
-            else:
-                self._apply_some()
+        try:
+            while self._wait():
+                meta = self._restore
+                if meta is not None:
+                    self._restore_now(meta)
+                elif self._captures:
+                    self._capture_now()
+                else:
+                    self._apply_some()
+        finally:
+            with self._changed:
+                self._stopped = True
+                self._fail_captures(ShutdownOutcomeUnknownError("raft is shut down"))
 
     def _wait(self) -> bool:
         """Wait for something to do; False when the thread shall end."""
@@ -164,16 +170,16 @@ class FsmRunner:
                     return True
                 delay = None
                 if self._restore is not None:
-                    self._fail_captures()
+                    self._fail_captures(SnapshotError("the FSM was not restored yet"))
                     delay = self._retry.at - self._runtime.monotonic()
                     if delay <= 0:
                         return True
                 self._changed.wait(delay)
 
-    def _fail_captures(self) -> None:
+    def _fail_captures(self, error: RaftError) -> None:
         captures, self._captures = self._captures, []
         for capture in captures:
-            capture.fail(SnapshotError("the FSM is being restored, or that failed"))
+            capture.fail(error)
 
     def _restore_now(self, meta: SnapshotMeta) -> None:
         try:

@@ -172,6 +172,10 @@ class RaftLog:
     def replace_suffix(self, first: int, logs: Sequence[Log]) -> None:
         """Store entries from `first` on in place of all that was there; returns when durable."""
         last_index = self._recent.last.index
+        if first > self.last_index() + 1:
+            raise RaftInternalError(
+                f"storing {first} after {last_index}: the log would have a hole"
+            )
         conflict = first <= last_index
         if not conflict:
             self._store.store_logs(logs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from raft.codec import decode_hard_state, encode_hard_state
 from raft.errors import KeyNotFoundError, RaftInternalError
@@ -86,21 +86,21 @@ def load_cluster_id(stable: StableStore) -> str | None:
 class Published:
     """What a node says about itself at one moment."""
 
-    role: RaftState = RaftState.FOLLOWER
-    term: int = NO_TERM
-    leader_id: ServerID = ""
-    leader_address: ServerAddress = ""
-    commit_index: int = NO_INDEX
-    applied_index: int = NO_INDEX
-    last_log: EntryID = NO_ENTRY
-    last_snapshot: EntryID = NO_ENTRY
-    last_contact: float | None = None
-    configuration: Configuration = EMPTY_CONFIGURATION
-    configuration_index: int = NO_INDEX
+    role: RaftState
+    term: int
+    leader_id: ServerID
+    leader_address: ServerAddress
+    commit_index: int
+    applied_index: int
+    last_log: EntryID
+    last_snapshot: EntryID
+    last_contact: float | None
+    configuration: Configuration
+    configuration_index: int
 
 
 class NodeState:
-    """The published numbers. The main thread writes; any thread reads copies.
+    """The published numbers. The main thread writes; any thread reads them, or copies of all.
 
     Exceptions to the one writer: `contact` (a transport's thread) and `set_applied` (the FSM
     thread). Invariants: term, commit index and last snapshot never fall.
@@ -108,47 +108,55 @@ class NodeState:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._changed = runtime.condition()  # guards all below
-        self._now = Published()
-        # Plain attributes for the hot paths: written under the lock, read without it.
+        self._changed = runtime.condition()  # guards all below; single values are read without it
         self.role = RaftState.FOLLOWER
         self.term = NO_TERM
         self.commit_index = NO_INDEX
         self.applied_index = NO_INDEX
         self.last_contact: float | None = None
+        self._leader: tuple[ServerAddress, ServerID] = ("", "")
+        self._last_log = NO_ENTRY
+        self._last_snapshot = NO_ENTRY
+        self._configuration = EMPTY_CONFIGURATION
+        self._configuration_index = NO_INDEX
 
     def published(self) -> Published:
         """Return everything as of now."""
         with self._changed:
-            return replace(
-                self._now,
+            address, server_id = self._leader
+            return Published(
                 role=self.role,
                 term=self.term,
+                leader_id=server_id,
+                leader_address=address,
                 commit_index=self.commit_index,
                 applied_index=self.applied_index,
+                last_log=self._last_log,
+                last_snapshot=self._last_snapshot,
                 last_contact=self.last_contact,
+                configuration=self._configuration,
+                configuration_index=self._configuration_index,
             )
 
     def leader(self) -> tuple[ServerAddress, ServerID]:
         """Return the known leader's address and id, empty when there is none."""
-        now = self._now
-        return now.leader_address, now.leader_id
+        return self._leader
 
     def set_role(self, role: RaftState) -> bool:
         """Change the role; the known leader is forgotten always. Tell whether the role changed."""
         with self._changed:
             changed = self.role is not role
             self.role = role
-            self._now = replace(self._now, leader_id="", leader_address="")
+            self._leader = ("", "")
             self._changed.notify_all()
             return changed
 
     def set_leader(self, server_id: ServerID, address: ServerAddress) -> bool:
         """Change the known leader; tell whether it is another one."""
         with self._changed:
-            if (self._now.leader_id, self._now.leader_address) == (server_id, address):
+            if self._leader == (address, server_id):
                 return False
-            self._now = replace(self._now, leader_id=server_id, leader_address=address)
+            self._leader = (address, server_id)
             self._changed.notify_all()
             return True
 
@@ -168,25 +176,22 @@ class NodeState:
 
     def set_applied(self, index: int) -> None:
         """Publish how far the FSM has really got; a failed restore takes it back to 0."""
-        with self._changed:
-            self.applied_index = index
-            self._changed.notify_all()
+        self.applied_index = index
 
     def set_last_log(self, last: EntryID) -> None:
         """Publish the end of the log."""
-        with self._changed:
-            self._now = replace(self._now, last_log=last)
+        self._last_log = last
 
     def set_last_snapshot(self, last: EntryID) -> None:
         """Publish the newest snapshot; an older one changes nothing."""
         with self._changed:
-            if last.index > self._now.last_snapshot.index:
-                self._now = replace(self._now, last_snapshot=last)
+            if last.index > self._last_snapshot.index:
+                self._last_snapshot = last
 
     def set_configuration(self, configuration: Configuration, index: int) -> None:
         """Publish the latest configuration, committed or not."""
         with self._changed:
-            self._now = replace(self._now, configuration=configuration, configuration_index=index)
+            self._configuration, self._configuration_index = configuration, index
 
     def touch(self, now: float) -> None:
         """Note contact with the leader."""
@@ -201,7 +206,7 @@ class NodeState:
         with self._changed:
             if self.role is not RaftState.FOLLOWER or self.term != term:
                 return False
-            if (self._now.leader_id, self._now.leader_address) != (leader_id, address):
+            if self._leader != (address, leader_id):
                 return False
             self.last_contact = now
             return True
@@ -210,11 +215,9 @@ class NodeState:
         """Wait until a leader is known; None when there was none in time, or the node is down."""
         deadline = Deadline(self._runtime, timeout)
         with self._changed:
-            while not self._now.leader_id and self.role is not RaftState.SHUTDOWN:
+            while not self._leader[1] and self.role is not RaftState.SHUTDOWN:
                 remaining = deadline.remaining()
                 if remaining == 0.0:
                     return None
                 self._changed.wait(remaining)
-            if not self._now.leader_id:
-                return None
-            return self._now.leader_address, self._now.leader_id
+            return self._leader if self._leader[1] else None

@@ -40,7 +40,7 @@ from raft.messages import (
 from raft.observer import PeerObservation
 from raft.roles.base import Role
 from raft.roles.lease import Verifications, quorum_contact
-from raft.types import Log, LogType, RaftState, Server, ServerID
+from raft.types import Log, LogType, RaftState, Server, ServerID, log_checksum
 
 _FAREWELL_TIMEOUTS = 2.0  # heartbeat timeouts that a removed peer has to learn of its removal
 
@@ -151,9 +151,8 @@ class Leader(Role):
         logs = []
         for apply in applies:
             index += 1
-            logs.append(
-                Log(index, self.term, apply.type, apply.data, apply.extensions, now).sealed()
-            )
+            content = (index, self.term, apply.type, apply.data, apply.extensions, now)
+            logs.append(Log(*content, log_checksum(*content)))
             apply.future.set_index(index)
             self.inflight.append((index, apply))
         core.raft_log.append(logs)
@@ -322,10 +321,17 @@ class Leader(Role):
     def on_deadline(self) -> None:
         """Check lease and disk, and the deadlines of waiting changes."""
         self._expire_changes()
+        now = self.core.runtime.monotonic()
+        lease = self.core.config.leader_lease_timeout
+        if now - self.lease_at > lease:
+            # The process did not run (a held GIL, a pause of the machine), so no answer could be
+            # read. Nothing was confirmed meanwhile; the peers have one lease to be heard anew.
+            self.core.log.warning("process was stalled seconds=%.3f", now - self.lease_at)
+            self.lease_at = now + lease
         if self.core.disk.is_stalled():
             self.core.log.error("own disk is stalled, stepping down")
             self._step_down()
-        elif self.core.runtime.monotonic() >= self.lease_at:
+        elif now >= self.lease_at:
             self._check_lease()
         self._rearm()
 
