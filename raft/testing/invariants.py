@@ -1,0 +1,197 @@
+"""The safety properties of Raft (Figure 3.2 of the thesis), checked while a cluster runs.
+
+Hooks in transport, store and FSM report what they see; each report is checked against all earlier
+ones, by its own size and not by the log's. Nothing here reaches into a node, so the same checks
+serve clusters on threads and simulated ones.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from raft.messages import AppendEntriesRequest, InstallSnapshotRequest, Request
+from raft.types import NO_INDEX, NO_TERM, Log, ServerID
+
+
+class InvariantViolation(AssertionError):  # noqa: N818 - it says what it is
+    """A safety property of Raft did not hold."""
+
+
+class _Seen(NamedTuple):
+    """What is known of an entry, by its index and term."""
+
+    checksum: int
+    prev_term: int | None  # None when the entry before it was not seen
+
+
+@dataclass(slots=True)
+class _Committed:
+    """What is known of an index that some FSM has applied."""
+
+    term: int
+    data: bytes
+    node: ServerID
+
+
+class Invariants:
+    """Remembers what was seen of one cluster and finds contradictions. Safe from any thread.
+
+    Reports never raise: a hook must not change how the node under it runs. Whoever drives the
+    cluster looks at `violations` or calls `check`.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards all below; nothing waits while holding it
+        self.violations: list[str] = []
+        self.leaders: dict[int, ServerID] = {}  # by term
+        self._votes: dict[tuple[ServerID, int], ServerID] = {}
+        self._entries: dict[tuple[int, int], _Seen] = {}  # by index and term
+        self._entry_terms: dict[int, int] = {NO_TERM: NO_INDEX}  # first index seen of each term
+        self._committed: dict[int, _Committed] = {}
+        self._committed_upto: dict[int, int] = {}  # highest index seen applied, by the term then
+        self._progress: dict[tuple[ServerID, int], tuple[int, int]] = {}
+
+    def check(self) -> None:
+        """Raise `InvariantViolation` naming everything found so far."""
+        if self.violations:
+            raise InvariantViolation("; ".join(self.violations))
+
+    def fail(self, text: str) -> None:
+        """Note a violation found elsewhere."""
+        self.violations.append(text)
+
+    # ---- reports ----
+
+    def sent(self, request: Request) -> None:
+        """Report a request on its way from a leader."""
+        if isinstance(request, AppendEntriesRequest):
+            self.led(request.header.id, request.term)
+            if request.entries:
+                self.stored(request.header.id, request.prev_log_term, request.entries)
+        elif isinstance(request, InstallSnapshotRequest):
+            self.led(request.header.id, request.term)
+
+    def led(self, node: ServerID, term: int) -> None:
+        """Report that a node acts as the leader of a term: one a term (election safety, §5.2)."""
+        with self._lock:
+            leader = self.leaders.setdefault(term, node)
+            if leader != node:
+                self.fail(f"election safety: {leader} and {node} both lead term {term}")
+
+    def voted(self, voter: ServerID, term: int, candidate: ServerID) -> None:
+        """Report a vote on its way: one a term, also over restarts (§5.2)."""
+        with self._lock:
+            chosen = self._votes.setdefault((voter, term), candidate)
+            if chosen != candidate:
+                self.fail(f"vote: {voter} voted for {chosen} and {candidate} in term {term}")
+
+    def stored(self, node: ServerID, prev_term: int | None, logs: Sequence[Log]) -> None:
+        """Report consecutive entries in a log or on their way, and the term before the first.
+
+        Log matching (§5.3): an index and term mean the same entry everywhere, after the same log.
+        """
+        with self._lock:
+            for log in logs:
+                self._check_entry(node, prev_term, log)
+                if log.term not in self._entry_terms:
+                    self._check_leader_completeness(log)
+                    self._entry_terms[log.term] = log.index
+                prev_term = log.term
+
+    def applied(self, node: ServerID, term: int | None, log: Log) -> None:
+        """Report that an FSM has applied a command while its node was in `term`.
+
+        State machine safety: no other FSM applies another command at this index. None for a
+        command that was restored.
+        """
+        with self._lock:
+            first = self._committed.setdefault(log.index, _Committed(log.term, log.data, node))
+            if (first.term, first.data) != (log.term, log.data):
+                self.fail(
+                    f"state machine safety: at {log.index} {first.node} applied {first.data!r} of"
+                    f" term {first.term}, {node} {log.data!r} of term {log.term}"
+                )
+            if term is not None:
+                upto = self._committed_upto.get(term, NO_INDEX)
+                self._committed_upto[term] = max(upto, log.index)
+
+    def progressed(self, node: ServerID, incarnation: int, term: int, commit_index: int) -> None:
+        """Report a node's numbers: neither falls while it runs, terms not even over a restart."""
+        with self._lock:
+            old_term, old_commit = self._progress.get((node, incarnation), (NO_TERM, NO_INDEX))
+            if term < old_term:
+                self.fail(f"{node}: term fell from {old_term} to {term}")
+            if commit_index < old_commit:
+                self.fail(f"{node}: commit index fell from {old_commit} to {commit_index}")
+            self._progress[node, incarnation] = (term, commit_index)
+
+    # ---- checks; the lock is held ----
+
+    def _check_entry(self, node: ServerID, prev_term: int | None, log: Log) -> None:
+        key = (log.index, log.term)
+        seen = self._entries.get(key)
+        if seen is None or (seen.prev_term is None and seen.checksum == log.checksum):
+            self._entries[key] = _Seen(log.checksum, prev_term)
+            return
+        if seen.checksum != log.checksum:
+            self.fail(f"log matching: {node} has another entry {log.index} of term {log.term}")
+        if prev_term is not None and seen.prev_term != prev_term:
+            self.fail(
+                f"log matching: at {node} entry {log.index} of term {log.term} follows one of term"
+                f" {prev_term}, elsewhere one of term {seen.prev_term}"
+            )
+
+    def _check_leader_completeness(self, first: Log) -> None:
+        """Check a leader's first entry: what was committed in earlier terms lies before it (§5.4).
+
+        An entry that was applied by a node in an earlier term had been committed by then.
+        """
+        earlier = [upto for term, upto in self._committed_upto.items() if term < first.term]
+        upto = max(earlier, default=NO_INDEX)
+        if upto >= first.index:
+            self.fail(
+                f"leader completeness: the leader of term {first.term} begins at {first.index} but"
+                f" {upto} was committed before"
+            )
+            return
+        term = self._term_before((first.index, first.term), upto)
+        if term is not None and upto in self._committed and self._committed[upto].term != term:
+            self.fail(
+                f"leader completeness: the leader of term {first.term} has term {term} at {upto},"
+                f" where term {self._committed[upto].term} was committed before"
+            )
+
+    def _term_before(self, key: tuple[int, int], index: int) -> int | None:
+        """Follow the chain of entries back to an index; None where it was not seen whole."""
+        while key[0] > index:
+            seen = self._entries.get(key)
+            if seen is None or seen.prev_term is None:
+                return None
+            key = (key[0] - 1, seen.prev_term)
+        return key[1]
+
+
+@dataclass(slots=True)
+class ClientHistory:
+    """What clients were told about their commands; every command is sent once, under its own id."""
+
+    acknowledged: list[bytes] = field(default_factory=list)
+    refused: list[bytes] = field(default_factory=list)  # certainly not applied
+    unknown: list[bytes] = field(default_factory=list)
+
+    def faults(self, states: Mapping[ServerID, Sequence[bytes]]) -> list[str]:
+        """Compare with the commands that each node's FSM holds at the end; return what is wrong."""
+        found = []
+        for node, commands in states.items():
+            counts: dict[bytes, int] = {}
+            for command in commands:
+                counts[command] = counts.get(command, 0) + 1
+            found += [f"{node} applied {c!r} {n} times" for c, n in counts.items() if n > 1]
+            found += [
+                f"{node} lost acknowledged {c!r}" for c in self.acknowledged if not counts.get(c)
+            ]
+            found += [f"{node} applied refused {c!r}" for c in self.refused if c in counts]
+        return found
