@@ -39,6 +39,7 @@ def create_app(node: Raft, machine: KVMachine) -> Flask:
     app.add_url_rule("/kv/<path:key>", "put", views.put, methods=["PUT"])
     app.add_url_rule("/kv/<path:key>", "delete", views.delete, methods=["DELETE"])
     app.add_url_rule("/status", view_func=views.status)
+    app.add_url_rule("/dump", view_func=views.dump)
     app.add_url_rule("/join", view_func=views.join, methods=["POST"])
     app.add_url_rule("/leave", view_func=views.leave, methods=["POST"])
     app.register_error_handler(BadInputError, lambda error: problem(400, str(error)))
@@ -118,6 +119,11 @@ class Views:
                 for server in future.result().servers
             ],
         )
+
+    def dump(self) -> Response:
+        """Return this node's whole state, to compare it with another's."""
+        values, applied = self._machine.items()
+        return jsonify(values=values, applied=applied)
 
     def join(self) -> Response:
         """Add a node as a voter and note its HTTP address; the same again changes nothing."""
