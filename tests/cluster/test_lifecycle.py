@@ -1,0 +1,137 @@
+"""Starting, bootstrapping, stopping (scenario area LIF)."""
+
+from __future__ import annotations
+
+import pytest
+
+from raft import (
+    CantBootstrapError,
+    Configuration,
+    NotVoterError,
+    RaftShutdownError,
+    RaftState,
+    ServerSuffrage,
+    has_existing_state,
+)
+from raft.testing.cluster import Cluster
+from tests.cluster.helpers import ANSWER, HEARTBEAT, apply_count
+
+
+def test_a_node_starts_and_stops() -> None:
+    """LIF-01"""
+    with Cluster(1) as cluster:
+        shutdown = cluster["n1"].node.shutdown()
+
+        assert shutdown.error(ANSWER) is None
+        assert cluster["n1"].node.state() is RaftState.SHUTDOWN
+
+
+def test_after_shutdown_every_call_is_answered_with_shutdown() -> None:
+    """LIF-02; barrier, verify_leader and bootstrap too, which the original leaves out (GAP-15)."""
+    with Cluster(1) as cluster:
+        node = cluster.leader().node
+        node.shutdown().result(ANSWER)
+
+        futures = [
+            node.apply(b""),
+            node.barrier(),
+            node.add_voter("x", "x:1"),
+            node.add_nonvoter("x", "x:1"),
+            node.remove_server("x"),
+            node.demote_voter("x"),
+            node.snapshot(),
+            node.verify_leader(),
+            node.bootstrap_cluster(Configuration()),
+        ]
+
+        for future in futures:
+            assert isinstance(future.error(ANSWER), RaftShutdownError)
+        assert node.shutdown().error(ANSWER) is None
+        with pytest.raises(RaftShutdownError):
+            node.wait_for_leader(ANSWER)
+
+
+def test_a_running_blank_node_is_bootstrapped_once() -> None:
+    """LIF-03"""
+    with Cluster(3, bootstrap=False) as cluster:
+        first = cluster["n1"]
+        everybody = Configuration([member.server() for member in cluster.members.values()])
+
+        first.node.bootstrap_cluster(everybody).result(ANSWER)
+
+        leader = cluster.leader()
+        assert len(cluster.followers()) == 2
+        assert leader.node.apply(b"test").result(ANSWER) == 1
+        cluster.wait_for_commands(1)
+        again = first.node.bootstrap_cluster(everybody)
+        assert isinstance(again.error(ANSWER), CantBootstrapError)
+
+
+def test_a_node_that_is_no_voter_does_not_bootstrap() -> None:
+    """LIF-04"""
+    with Cluster(2, bootstrap=False) as cluster:
+        first, second = cluster["n1"], cluster["n2"]
+        configuration = Configuration([first.server(ServerSuffrage.NONVOTER), second.server()])
+
+        future = first.node.bootstrap_cluster(configuration)
+
+        assert isinstance(future.error(ANSWER), NotVoterError)
+        assert not has_existing_state(first.logs, first.stable, first.snapshots)
+
+
+def test_state_exists_after_a_blank_node_has_joined() -> None:
+    """LIF-05"""
+    with Cluster(2) as cluster:
+        leader, blank = cluster.leader(), cluster.add()
+        assert not has_existing_state(blank.logs, blank.stable, blank.snapshots)
+
+        leader.node.add_voter(blank.id, blank.address).result(ANSWER)
+
+        cluster.assert_same_state()
+        assert has_existing_state(blank.logs, blank.stable, blank.snapshots)
+
+
+def test_the_configuration_can_be_read_with_its_index() -> None:
+    """LIF-06, the live half; the offline reader belongs to recovery."""
+    with Cluster(2) as cluster:
+        apply_count(cluster.leader(), 1)
+
+        future = cluster.leader().node.get_configuration()
+
+        assert {s.id for s in future.configuration().servers} == {"n1", "n2"}
+        assert future.index() == 1
+
+
+def test_the_leadership_channel_holds_the_latest_value() -> None:
+    """LIF-07, on `leader_ch`: True after the election, False after the end."""
+    with Cluster(1) as cluster:
+        channel = cluster["n1"].node.leader_ch()
+
+        gained = channel.get(timeout=8 * HEARTBEAT + ANSWER)
+        cluster.stop(cluster["n1"])
+
+        assert gained is True
+        assert channel.get(timeout=ANSWER) is False
+
+
+def test_shutdown_answers_what_is_under_way() -> None:
+    with Cluster(3) as cluster:
+        leader = cluster.leader()
+        for follower in cluster.followers():
+            cluster.disconnect(follower)
+        futures = [leader.node.apply(b"x") for _ in range(10)]
+
+        leader.node.shutdown().result(ANSWER)
+
+        assert all(future.done() and future.error() is not None for future in futures)
+
+
+def test_a_node_started_over_its_stores_has_its_log_and_applies_it_again() -> None:
+    with Cluster(1) as cluster:
+        apply_count(cluster.leader(), 20)
+
+        member = cluster.restart(cluster["n1"])
+
+        cluster.leader()
+        cluster.wait_for_commands(20)
+        assert member.node.current_term() >= 2

@@ -1,0 +1,46 @@
+"""What every test is held to: it leaves no thread of a node and no future without an answer."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from raft.futures import STANDALONE, Future, FutureHost
+
+_GRACE = 5.0  # seconds for threads that were told to end
+_POLL = 0.01
+
+
+def _threads_of_nodes() -> list[str]:
+    return sorted(t.name for t in threading.enumerate() if t.name.startswith("raft-"))
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail a test after which a node's thread runs on, or a node's future has no answer."""
+    made: list[weakref.ref[Future[Any]]] = []
+    make = Future.__init__
+
+    def remember(self: Future[Any], host: FutureHost = STANDALONE) -> None:
+        make(self, host)
+        if host is not STANDALONE and isinstance(self._condition, threading.Condition):
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(Future, "__init__", remember)
+    before = _threads_of_nodes()
+    yield
+    give_up = time.monotonic() + _GRACE
+    pause = threading.Event()
+    while time.monotonic() < give_up:
+        open_futures = [f for ref in made if (f := ref()) is not None and not f.done()]
+        left = [name for name in _threads_of_nodes() if name not in before]
+        if not open_futures and not left:
+            return
+        pause.wait(_POLL)
+    assert left == [], "threads were left behind"
+    assert open_futures == [], "futures were left without an answer"
