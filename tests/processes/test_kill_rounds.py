@@ -1,4 +1,4 @@
-"""Three processes with SQLite on disk, and ten rounds of `kill -9` while a client writes all along."""
+"""Three processes with SQLite on disk; `kill -9` ten times while a client writes all along."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_no_acknowledged_write_is_lost_in_ten_rounds_of_kill_9(tour: Tour) -> No
         before = len(writer.acknowledged)
         victim = chance.choice(tour.nodes)
         victim.kill()
-        wait_for("writes with two nodes", lambda: len(writer.acknowledged) > before + 10)
+        wait_for("writes with two nodes", lambda n=before: len(writer.acknowledged) > n + 10)
         victim.start()
         wait_for(f"{victim.id} to be back", victim.status)
 
