@@ -21,7 +21,7 @@ from raft.errors import (
     TransportError,
 )
 from raft.messages import RPC, RPC_TYPES, InstallSnapshotRequest, Request, Response
-from raft.runtime import Deadline, Runtime, ThreadGroup, backoff
+from raft.runtime import Deadline, Runtime, Task, ThreadGroup, backoff
 from raft.transport.connection import WORKING_FRAME, Connection
 from raft.transport.delivery import Delivery, Identity, check_cluster
 from raft.transport.snapshot_stream import WORKING_INTERVAL, SnapshotStream
@@ -214,6 +214,7 @@ class Server:
         self._closing = runtime.event()
         self._lock = runtime.lock()  # guards all below
         self._threads: ThreadGroup | None = None
+        self._acceptor: Task | None = None
         self._inbound: dict[_Inbound, None] = {}
         self._count = 0
         self._is_full = False
@@ -226,8 +227,8 @@ class Server:
                 return
             name = self.identity.server_id or self._layer.local_addr()
             threads = self._threads = ThreadGroup(self.runtime, f"raft-{name}")
-        threads.on_crash = _report_crash
-        threads.spawn("accept", self._accept)
+            threads.on_crash = _report_crash
+            self._acceptor = threads.spawn("accept", self._accept)
 
     def close_idle(self) -> None:
         """End the connections on which no request is being answered."""
@@ -238,14 +239,19 @@ class Server:
 
     def close(self, timeout: float) -> None:
         """Close the layer, end every connection and thread."""
+        deadline = Deadline(self.runtime, timeout)
         self._closing.set()  # first: the accept thread must not take the closing for a failure
         self._layer.close()
         with self._lock:
-            inbound, threads = list(self._inbound), self._threads
+            threads, acceptor = self._threads, self._acceptor
+        if acceptor is not None:
+            acceptor.join(deadline.remaining())  # from here on no connection is added
+        with self._lock:
+            inbound = list(self._inbound)
         for each in inbound:
             each.close()
         if threads is not None:
-            left = threads.join_all(Deadline(self.runtime, timeout))
+            left = threads.join_all(deadline)
             if left:
                 logger.error("transport threads still running threads=%s", ",".join(left))
 

@@ -43,6 +43,7 @@ from tests.unit.transport.tools import (
     REQUEST,
     RESPONSE,
     FakePeer,
+    address_without_listener,
     answer,
     connection,
     dial,
@@ -675,10 +676,6 @@ def test_a_forked_child_lets_go_and_says_so(pair):
     pipeline.close()
 
 
-def test_an_address_nobody_has_is_unreachable(pair):
-    a, b = pair
-    address = b.local_addr()
-    b.close()
-
-    with pytest.raises(PeerUnreachableError, match=f"failed to connect to peer: {address}"):
-        a.append_entries("b", address, REQUEST)
+def test_an_address_nobody_has_is_unreachable(make):
+    with address_without_listener() as address, pytest.raises(PeerUnreachableError, match=address):
+        make("a").append_entries("b", address, REQUEST)

@@ -11,7 +11,13 @@ from raft.runtime import THREADS
 from raft.testing.transport_contract import InBackground, raised_by
 from raft.transport import TCPStreamLayer, TCPTransport, tcp
 from raft.transport.tcp import join_address, split_address
-from tests.unit.transport.tools import PATIENCE, REQUEST, open_descriptors, telling
+from tests.unit.transport.tools import (
+    PATIENCE,
+    REQUEST,
+    address_without_listener,
+    open_descriptors,
+    telling,
+)
 
 
 @pytest.fixture
@@ -97,13 +103,11 @@ def test_only_loopback_is_bound_without_a_warning(caplog):
 
 
 def test_nobody_listening_is_unreachable(layer):
-    address = layer.local_addr()
-    layer.close()
-    other = TCPStreamLayer("127.0.0.1:0", None, THREADS)
+    with address_without_listener() as address:
+        error = raised_by(lambda: layer.dial(address, PATIENCE))
 
-    with pytest.raises(PeerUnreachableError, match=f"failed to connect to peer: {address}"):
-        other.dial(address, PATIENCE)
-    other.close()
+    assert isinstance(error, PeerUnreachableError)
+    assert str(error).startswith(f"failed to connect to peer: {address}")
 
 
 def test_sockets_send_at_once_and_probe_the_silent(layer):
@@ -187,19 +191,17 @@ def test_names_are_resolved_anew_at_each_dial(layer, monkeypatch):
 
 def test_every_address_of_a_name_is_tried(layer, monkeypatch):
     port = split_address(layer.local_addr())[1]
-    closed = TCPStreamLayer("127.0.0.1:0", None, THREADS)
-    dead = split_address(closed.local_addr())[1]
-    closed.close()
     ask = tcp._ask
 
     def answer(host, port, flags):
         if flags:
             raise socket.gaierror("a name")
-        return ask("127.0.0.1", dead, 0) + ask("127.0.0.1", port, 0)
+        return ask("127.0.0.1", split_address(dead)[1], 0) + ask("127.0.0.1", port, 0)
 
     monkeypatch.setattr(tcp, "_ask", answer)
 
-    assert layer.dial(f"two.example:{port}", PATIENCE).peer == f"two.example:{port}"
+    with address_without_listener() as dead:
+        assert layer.dial(f"two.example:{port}", PATIENCE).peer == f"two.example:{port}"
 
 
 def test_a_resolver_that_hangs_does_not_hold_up_the_caller(layer, monkeypatch):

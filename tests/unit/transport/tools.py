@@ -70,6 +70,14 @@ def is_closed_by_peer(sock):
         return False
 
 
+@contextmanager
+def address_without_listener():
+    """An address that is taken, so that nobody else can begin to listen there."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{sock.getsockname()[1]}"
+
+
 class FakePeer:
     """A listener that runs a script on each connection, one after the other."""
 
