@@ -186,8 +186,8 @@ class ThreadGroup:
             except BaseException as error:  # noqa: BLE001 - a thread's root: report, never vanish
                 self.on_crash(name, error)
 
-        task = self._runtime.spawn(f"{self.prefix}-{name}", run)
-        with self._lock:
+        with self._lock:  # also while it starts: nobody may join all but this one
+            task = self._runtime.spawn(f"{self.prefix}-{name}", run)
             self._tasks = [t for t in self._tasks if t.is_alive()]
             self._tasks.append(task)
         return task

@@ -302,7 +302,7 @@ class PeerReplicator:
             self._changed.notify_all()
         try:
             pipeline.append_entries(request)
-        except TransportError:
+        except (RaftError, OSError):
             self._break(pipeline)
             raise
 
@@ -318,7 +318,7 @@ class PeerReplicator:
                     return
             try:
                 answer = pipeline.receive(self._links.config.disk_stall_timeout)
-            except TransportError as error:
+            except (RaftError, OSError) as error:
                 if self._break(pipeline):
                     self._failed(error)
                 return

@@ -48,6 +48,8 @@ def is_machine_fault(
         return True
     if halt_on is not None:
         return isinstance(error, halt_on)
+    if isinstance(error, RaftError):
+        return False  # some of ours are timeouts, and so `OSError`s, too
     if isinstance(error, (OSError, MemoryError, RecursionError, FSMHaltError)):
         return True
     names = {kind.__name__ for kind in type(error).__mro__}
