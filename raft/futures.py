@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from raft.errors import DeadlockError, SnapshotError
 from raft.messages import SnapshotReader
-from raft.runtime import THREADS, Condition
+from raft.runtime import Condition
 from raft.types import NO_INDEX, Configuration, SnapshotMeta
 
 T = TypeVar("T")
@@ -22,8 +22,8 @@ T = TypeVar("T")
 class FutureHost(Protocol):
     """What a future needs of the node that made it."""
 
-    def condition(self) -> Condition:
-        """Return the runtime's condition variable."""
+    def condition(self) -> Condition | None:
+        """Return what a caller waits on; None where a thread's own condition variable will do."""
 
     def run_callback(self, callback: Callable[[], None]) -> None:
         """Run user code on the node's events thread."""
@@ -35,7 +35,8 @@ class FutureHost(Protocol):
 class _Standalone:
     """The host of futures that belong to no node."""
 
-    condition = staticmethod(THREADS.condition)
+    def condition(self) -> Condition | None:
+        return None
 
     def run_callback(self, callback: Callable[[], None]) -> None:
         callback()
@@ -57,9 +58,16 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         super().__init__()
         # The base class has no seam for its condition variable, and a simulated node must park the
         # task and not the process; the attribute has had this name since Python 3.2.
-        self._condition: Any = host.condition()
+        condition = host.condition()
+        if condition is not None:
+            self._condition: Any = condition
         self._host = host
         self.set_running_or_notify_cancel()
+
+    def __repr__(self) -> str:
+        # Without the lock: the base class shows the future while it holds it, to refuse a second
+        # answer, and ours cannot be taken twice.
+        return f"<{type(self).__name__} at {id(self):#x} state={self._state.lower()}>"
 
     def cancel(self) -> bool:
         """Return False: a request that was handed over cannot be taken back."""
