@@ -88,7 +88,10 @@ def validate_config(config: Config) -> None:
 
 
 def _faults(c: Config) -> list[tuple[bool, str]]:
-    """Return the checks, in the original's order: (is wrong, what to do)."""
+    """Return the checks, in the original's order: (is wrong, what to do).
+
+    A duration is asked whether it is right, not whether it is wrong: NaN is neither.
+    """
     return [
         (
             c.protocol_version != PROTOCOL_VERSION,
@@ -102,11 +105,11 @@ def _faults(c: Config) -> list[tuple[bool, str]]:
             f"max_append_entries is too large: at most {_MOST_APPEND_ENTRIES}",
         ),
         (
-            c.snapshot_interval < _SHORTEST_TIMEOUT,
+            not c.snapshot_interval >= _SHORTEST_TIMEOUT,
             f"snapshot_interval is too low: at least {_SHORTEST_TIMEOUT} s",
         ),
         (
-            c.leader_lease_timeout < _SHORTEST_TIMEOUT,
+            not c.leader_lease_timeout >= _SHORTEST_TIMEOUT,
             f"leader_lease_timeout is too low: at least {_SHORTEST_TIMEOUT} s",
         ),
         (
@@ -130,7 +133,8 @@ def _too_short(c: Config) -> list[tuple[bool, str]]:
         ("commit_timeout", c.commit_timeout, _SHORTEST_COMMIT_TIMEOUT),
     )
     return [
-        (value < floor, f"{name} is too low: at least {floor} s") for name, value, floor in floors
+        (not value >= floor, f"{name} is too low: at least {floor} s")
+        for name, value, floor in floors
     ]
 
 
@@ -150,7 +154,7 @@ def _own_faults(c: Config) -> list[tuple[bool, str]]:
         ("snapshot_send_rate", c.snapshot_send_rate),
     )
     return [
-        *((value <= 0, f"{name} must be greater than 0") for name, value in positive),
+        *((not value > 0, f"{name} must be greater than 0") for name, value in positive),
         *((value < 0, f"{name} cannot be negative") for name, value in not_negative),
         (
             c.max_command_bytes > MAX_COMMAND_BYTES,
