@@ -86,8 +86,8 @@ class _Host:
         self.run_callback = events.run_callback
         self.is_fsm_thread: Callable[[], bool] = lambda: False
 
-    def condition(self) -> Condition:
-        return self._runtime.condition()
+    def condition(self) -> Condition | None:
+        return None if self._runtime is THREADS else self._runtime.condition()
 
 
 class Raft:

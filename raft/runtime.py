@@ -208,19 +208,26 @@ class ThreadGroup:
 
 _in_child: list[weakref.WeakMethod[Callable[[], None]]] = []
 _hook_installed = False
+_forks = 0  # between the process that made the first store or node and this one
 
 
 def after_fork_in_child(method: Callable[[], None]) -> None:
     """Have a bound method called in every child forked while its object lives."""
-    global _hook_installed
-    if not _hook_installed:
-        _hook_installed = True
-        os.register_at_fork(after_in_child=_run_child_hooks)
+    _install_hook()
     _in_child[:] = [ref for ref in _in_child if ref() is not None]
     _in_child.append(weakref.WeakMethod(method))
 
 
+def _install_hook() -> None:
+    global _hook_installed
+    if not _hook_installed:
+        _hook_installed = True
+        os.register_at_fork(after_in_child=_run_child_hooks)
+
+
 def _run_child_hooks() -> None:
+    global _forks
+    _forks += 1
     for ref in _in_child:
         method = ref()
         if method is not None:
@@ -229,17 +236,22 @@ def _run_child_hooks() -> None:
 
 
 class ForkGuard:
-    """Remembers in which process an object was made."""
+    """Remembers in which process an object was made.
 
-    __slots__ = ("_pid", "_what")
+    Counts forks instead of asking for the process id: that is a system call for each `apply`.
+    """
+
+    __slots__ = ("_forks", "_pid", "_what")
 
     def __init__(self, what: str) -> None:
+        _install_hook()
+        self._forks = _forks
         self._pid = os.getpid()
         self._what = what
 
     def check(self) -> None:
         """Raise `ForkedProcessError` when called in another process than the maker's."""
-        if os.getpid() != self._pid:
+        if _forks != self._forks:
             raise ForkedProcessError(
                 f"{self._what} was made in process {self._pid} and cannot be used in its forked"
                 f" child {os.getpid()}: create it after the fork (gunicorn: in post_fork, without"
