@@ -4,7 +4,6 @@ import threading
 
 import pytest
 
-from raft.errors import ForkedProcessError
 from raft.runtime import (
     THREADS,
     Deadline,
