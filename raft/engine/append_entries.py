@@ -68,6 +68,8 @@ def receive_append_entries(core: Core, rpc: RPC, request: AppendEntriesRequest) 
         )
         return
     _store(core, _new_entries(core, request))
+    # What was committed before our own disk had it (law 3) may have come back only now.
+    core.fsm.commit(core.state.commit_index)
     # Departure 1: only what this request has shown to match may be committed, never less than is.
     matched = request.prev_log_index + len(request.entries)
     commit = min(request.leader_commit, matched)

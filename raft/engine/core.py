@@ -189,6 +189,10 @@ class Core:
             raise RaftInternalError("the vote record fell back: the disk lost a durable write")
         self.hard_state = hard_state
         self.state.set_term(hard_state.term)
+        if self.raft_log.must_drop():
+            # Law 3: a snapshot may hold what was committed by the others' disks alone.
+            boundary = self.raft_log.boundary()
+            self.write("drop log", lambda: self.raft_log.drop_all(boundary))
         self.membership.truncate(self.membership.committed_index + 1)
         self.scan_configurations(self.membership.committed_index + 1)
         self.publish_log()

@@ -18,7 +18,7 @@ from raft.engine.state import NodeState
 from raft.engine.state_machine import Capture, Raised, StateMachine
 from raft.errors import (
     LeadershipLostError,
-    LogCompactedError,
+    LogNotFoundError,
     RaftError,
     ShutdownOutcomeUnknownError,
     SnapshotError,
@@ -162,7 +162,7 @@ class FsmRunner:
         with self._changed:
             while True:
                 is_whole = self._restore is None and self.poison is None
-                may_apply = is_whole and self._commit_index > self._machine.position.index
+                may_apply = is_whole and self._available() > self._machine.position.index
                 if self._stopped:
                     # A waiting caller gets its answer if the FSM still can give it.
                     return may_apply and bool(self._pending)
@@ -175,6 +175,14 @@ class FsmRunner:
                     if delay <= 0:
                         return True
                 self._changed.wait(delay)
+
+    def _available(self) -> int:
+        """Return how far may be applied: committed, and in the log.
+
+        Law 3: a leader may commit what its own disk then fails to keep. It comes again from the
+        next leader, who has it.
+        """
+        return min(self._commit_index, self._log.last_index())
 
     def _fail_captures(self, error: RaftError) -> None:
         captures, self._captures = self._captures, []
@@ -237,13 +245,15 @@ class FsmRunner:
     def _apply_some(self) -> None:
         config = self._config
         position = self._machine.position.index
-        count = min(config.max_append_entries, self._commit_index - position)
+        count = min(config.max_append_entries, self._available() - position)
         try:
             logs = self._log.entries(position + 1, count, config.max_append_bytes)
-        except LogCompactedError:
+        except LogNotFoundError:
             with self._changed:
                 if self._restore is not None:
                     return  # a leader's snapshot has just replaced these entries
+            if self._available() <= position:
+                return  # the tail has just been dropped
             raise
         answers = self._machine.apply(logs)
         self._state.set_applied(logs[-1].index)

@@ -16,8 +16,10 @@ from raft.engine.inbox import NewerTermSeen
 from raft.engine.progress import CountingReader
 from raft.errors import (
     LogCompactedError,
+    LogCorruptError,
     PipelineNotSupportedError,
     RaftError,
+    RaftInternalError,
     SnapshotError,
     TransportError,
 )
@@ -183,6 +185,8 @@ class PeerReplicator:
                 self._send_next()
         except LogCompactedError:
             self._try_snapshot()
+        except (LogCorruptError, RaftInternalError):
+            raise  # of this node, not of the peer: it must stop
         except (RaftError, OSError) as error:
             self._failed(error)
 
@@ -230,6 +234,7 @@ class PeerReplicator:
             # The peer had these entries and denies it now: it was wiped, or lost its disk.
             _log.warning("peer refuses what it had acknowledged peer=%s", self._server.id)
             self._failures += 1
+            self._match_index = NO_INDEX
             lowest = 1
         self._next_index = max(back, lowest, 1)
 
