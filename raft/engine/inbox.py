@@ -208,7 +208,7 @@ class ByteBudget:
         """Give bytes back."""
         with self._changed:
             self._used -= size
-            self._changed.notify()
+            self._changed.notify_all()  # several may fit where one was
 
     def close(self) -> None:
         """Let everybody through; the inbox refuses them."""
