@@ -122,7 +122,7 @@ def test_what_was_committed_by_the_others_alone_comes_back_to_a_leader_that_lost
         store.free.clear()
         first.node.apply(b"x")
         second = first.node.apply(b"y")
-        cluster.wait_for(lambda: first.node.commit_index() >= first.node.last_index())
+        cluster.wait_for(lambda: 0 < second.index() <= first.node.commit_index())
 
         store.fails = True
         store.free.set()
