@@ -143,14 +143,7 @@ class Disk:
             write.error = error
             self.is_unfit = True
             _log.error("write failed name=%s", write.name, exc_info=True)
-        if self.is_stalled():
-            self.is_unfit = True
-            _log.error(
-                "write overran name=%s seconds=%.3f",
-                write.name,
-                self._runtime.monotonic() - self._begun,
-            )
-        self._begun = None
+        self._ended(write.name)
         write.done = True
         write.on_done(write)
         if write.error is None:
@@ -165,7 +158,7 @@ class Disk:
             _log.exception("background write failed")
             self.is_unfit = True
             more = False
-        self._begun = None
+        self._ended("background")
         with self._changed:
             if more:
                 self._background.rotate(-1)
@@ -181,7 +174,15 @@ class Disk:
                 store.maintain()
             except Exception:  # noqa: BLE001 - a store is foreign code; the next write will tell
                 _log.exception("store maintenance failed")
-            self._begun = None
+            self._ended("maintenance")
+
+    def _ended(self, name: str) -> None:
+        """Note the end of what was under way; a disk that took too long is not to be trusted."""
+        if self.is_stalled() and self._begun is not None:
+            self.is_unfit = True
+            seconds = self._runtime.monotonic() - self._begun
+            _log.error("write overran name=%s seconds=%.3f", name, seconds)
+        self._begun = None
 
 
 def _unique(stores: Iterable[T]) -> list[T]:
