@@ -1,0 +1,330 @@
+"""Code of the application that fails, blocks, forks or leaves: the node stays what it is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import as_completed, wait
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from raft import (
+    Config,
+    DeadlockError,
+    ForkedProcessError,
+    FSMError,
+    FSMHaltError,
+    Log,
+    NotLeaderError,
+    Observation,
+    Observer,
+    OutcomeUnknownError,
+    RaftShutdownError,
+    RaftState,
+    SnapshotReader,
+)
+from raft.testing.cluster import Cluster
+from raft.testing.fsm import RecordingFSM
+from tests.cluster.helpers import ANSWER, apply_count
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class TouchyFSM(RecordingFSM):
+    """Raises what the command names."""
+
+    errors: ClassVar[dict[bytes, BaseException]] = {
+        b"value": ValueError("no such account"),
+        b"raft": NotLeaderError(),
+        b"halt": FSMHaltError("the database is gone"),
+        b"os": OSError("disk on fire"),
+    }
+
+    def apply(self, log: Log) -> int:
+        if log.data in self.errors:
+            raise self.errors[log.data]
+        return super().apply(log)
+
+
+def test_what_an_fsm_raises_is_the_answer_to_that_command_alone() -> None:
+    with Cluster(3, make_fsm=TouchyFSM) as cluster:
+        leader = cluster.leader()
+        futures = [leader.node.apply(data) for data in (b"a", b"value", b"b")]
+
+        assert futures[0].result(ANSWER) == 1
+        assert isinstance(futures[1].error(ANSWER), ValueError)
+        assert isinstance(futures[1].response(), ValueError)
+        assert futures[2].result(ANSWER) == 2
+        assert cluster.assert_same_state() == [b"a", b"b"]
+
+
+def test_an_error_of_ours_out_of_an_fsm_does_not_lie_about_the_outcome() -> None:
+    with Cluster(1, make_fsm=TouchyFSM) as cluster:
+        error = cluster.leader().node.apply(b"raft").error(ANSWER)
+
+        assert isinstance(error, FSMError)
+        assert isinstance(error.__cause__, NotLeaderError)
+
+
+@pytest.mark.parametrize("command", [b"halt", b"os"])
+def test_a_fault_of_the_machine_halts_the_node_before_anything_later_is_applied(
+    command: bytes,
+) -> None:
+    with Cluster(1, make_fsm=TouchyFSM) as cluster:
+        leader = cluster.leader()
+        futures = [leader.node.apply(data) for data in (b"a", command, b"b")]
+
+        errors = [future.error(ANSWER) for future in futures[1:]]
+
+        assert all(isinstance(e, OutcomeUnknownError | RaftShutdownError) for e in errors)
+        cluster.wait_for(lambda: leader.node.state() is RaftState.SHUTDOWN)
+        assert leader.node.failure is TouchyFSM.errors[command]
+        assert leader.fsm.commands() == [b"a"]
+
+
+class WaitingFSM(RecordingFSM):
+    """Waits for a future of its own node, or for ever."""
+
+    node: Any = None
+    go_on = threading.Event()
+
+    def apply(self, log: Log) -> Any:
+        if log.data == b"wait for self":
+            return WaitingFSM.node.apply(b"inner").result(ANSWER)
+        if log.data == b"wait for ever":
+            WaitingFSM.go_on.wait(ANSWER * 3)
+        return super().apply(log)
+
+
+def test_fsm_code_that_waits_for_its_own_node_is_told_so() -> None:
+    with Cluster(1, make_fsm=WaitingFSM) as cluster:
+        WaitingFSM.node = cluster.leader().node
+
+        outer = WaitingFSM.node.apply(b"wait for self")
+
+        error = outer.error(ANSWER)
+        assert isinstance(error, FSMError)
+        assert isinstance(error.__cause__, DeadlockError)
+        WaitingFSM.node = None
+
+
+def test_an_fsm_that_blocks_delays_answers_but_no_heartbeat_and_no_shutdown(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def configure(config: Config) -> None:
+        config.shutdown_timeout = 0.5
+
+    WaitingFSM.go_on.clear()
+    with Cluster(3, configure=configure, make_fsm=WaitingFSM) as cluster:
+        leader = cluster.leader()
+        term = leader.node.current_term()
+        stuck = leader.node.apply(b"wait for ever")
+        later = leader.node.apply(b"later")
+
+        leader.node.verify_leader().result(ANSWER)
+        cluster.wait_for(lambda: leader.node.commit_index() >= later.index() > 0)
+        assert not stuck.done()
+        assert (leader.is_leader(), leader.node.current_term()) == (True, term)
+        began = time.monotonic()
+        cluster.stop(leader)
+
+        assert time.monotonic() - began < 5
+        assert isinstance(later.error(ANSWER), OutcomeUnknownError | RaftShutdownError)
+        assert stuck.done()
+        assert f"raft-{leader.id}-fsm" in caplog.text
+        WaitingFSM.go_on.set()
+
+
+def test_a_blocking_observer_blocks_nothing_but_itself() -> None:
+    with Cluster(3) as cluster:
+        leader = cluster.leader()
+        full: queue.Queue[Observation] = queue.Queue(1)
+        leader.node.register_observer(Observer(full, blocking=True))
+        for follower in cluster.followers():
+            cluster.disconnect(follower)
+            cluster.heal(follower)
+
+        apply_count(leader, 20)
+
+        assert leader.is_leader()
+
+
+def test_observers_see_what_their_filter_lets_through() -> None:
+    seen: queue.Queue[Observation] = queue.Queue()
+    with Cluster(1, bootstrap=False) as cluster:
+        node = cluster["n1"].node
+        observer = Observer(seen, filter=lambda o: isinstance(o.data, RaftState))
+        node.register_observer(observer)
+
+        cluster.bootstrap()
+        cluster.leader()
+
+        states = [seen.get(timeout=ANSWER).data for _ in range(2)]
+        assert states == [RaftState.CANDIDATE, RaftState.LEADER]
+        node.deregister_observer(observer)
+
+
+def test_a_callback_runs_on_the_events_thread_and_may_fail() -> None:
+    with Cluster(1) as cluster:
+        node = cluster.leader().node
+        names: queue.Queue[str] = queue.Queue()
+
+        def fail(_: object) -> None:
+            names.put(threading.current_thread().name)
+            raise ValueError("callback on fire")
+
+        future = node.apply(b"x")
+        future.add_done_callback(fail)
+
+        assert names.get(timeout=ANSWER) == "raft-n1-events"
+        assert node.apply(b"y").result(ANSWER) == 2
+
+
+def test_futures_work_with_the_standard_library() -> None:
+    with Cluster(1) as cluster:
+        node = cluster.leader().node
+        futures = [node.apply(b"%d" % n) for n in range(5)]
+
+        done, pending = wait(futures, ANSWER)
+        results = sorted(future.result() for future in as_completed(futures, ANSWER))
+
+        async def ask() -> int:
+            return await asyncio.wrap_future(node.apply(b"async"))
+
+        assert (len(done), len(pending)) == (5, 0)
+        assert results == [1, 2, 3, 4, 5]
+        assert asyncio.run(ask()) == 6
+
+
+def test_a_command_that_is_no_bytes_is_a_type_error() -> None:
+    with Cluster(1) as cluster, pytest.raises(TypeError, match="bytes"):
+        cluster.leader().node.apply("text")  # type: ignore[arg-type] # that is the point
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # that a fork is risky
+def test_a_forked_child_is_told_the_cure_and_the_parent_goes_on() -> None:
+    with Cluster(1) as cluster:
+        node = cluster.leader().node
+        calls = [
+            lambda: node.apply(b"x"),
+            lambda: node.barrier(),
+            lambda: node.shutdown(),
+            lambda: node.snapshot(),
+            lambda: node.verify_leader(),
+            lambda: node.wait_for_leader(1),
+            lambda: node.add_voter("x", "x:1"),
+        ]
+
+        child = os.fork()
+        if child == 0:
+            told = 0
+            for call in calls:
+                try:
+                    call()
+                except ForkedProcessError as error:
+                    told += "post_fork" in str(error)
+            os._exit(0 if told == len(calls) else 1)
+        _, status = os.waitpid(child, 0)
+
+        assert status == 0
+        assert node.apply(b"y").result(ANSWER) == 1
+
+
+class RefusingFSM(RecordingFSM):
+    """Cannot restore while `broken` is set."""
+
+    broken = threading.Event()
+
+    def restore(self, reader: SnapshotReader) -> None:
+        if RefusingFSM.broken.is_set():
+            raise ValueError("half restored")
+        super().restore(reader)
+
+
+def test_a_failed_restore_poisons_the_fsm_until_one_succeeds() -> None:
+    """Departure 9."""
+
+    def keep_ten(config: Config) -> None:
+        config.trailing_logs = 10
+
+    with Cluster(3, configure=keep_ten, make_fsm=RefusingFSM) as cluster:
+        leader, behind = cluster.leader(), cluster.followers()[0]
+        cluster.disconnect(behind)
+        apply_count(leader, 50)
+        leader.node.snapshot().result(ANSWER)
+        RefusingFSM.broken.set()
+
+        cluster.heal()
+        cluster.wait_for(lambda: behind.node._core.fsm.poison is not None)
+        apply_count(leader, 10, b"more")
+        cluster.wait_for(lambda: behind.node.last_index() == leader.node.last_index())
+
+        assert behind.node.applied_index() == 0
+        assert behind.fsm.logs() == []
+        RefusingFSM.broken.clear()
+        assert len(cluster.assert_same_state()) == 60
+
+
+PROGRAM = """
+import sys
+from raft.testing.cluster import Cluster
+cluster = Cluster(1)
+node = cluster.leader().node
+print(node.apply(b"x").result(5), flush=True)
+"""
+
+
+@pytest.mark.parametrize("ending", ["", "sys.exit(3)", "raise SystemExit(3)"])
+def test_an_interpreter_that_ends_with_a_live_node_does_not_hang(ending: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM + ending],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+    assert (done.stdout, done.returncode) == ("1\n", 3 if ending else 0)
+
+
+def test_stats_have_the_originals_names() -> None:
+    with Cluster(3) as cluster:
+        leader, follower = cluster.leader(), cluster.followers()[0]
+        apply_count(leader, 3)
+        cluster.assert_same_state()
+
+        stats = leader.node.stats()
+
+        assert set(stats) == {
+            "state",
+            "term",
+            "last_log_index",
+            "last_log_term",
+            "commit_index",
+            "applied_index",
+            "fsm_pending",
+            "last_snapshot_index",
+            "last_snapshot_term",
+            "protocol_version",
+            "protocol_version_min",
+            "protocol_version_max",
+            "snapshot_version_min",
+            "snapshot_version_max",
+            "latest_configuration_index",
+            "latest_configuration",
+            "num_peers",
+            "last_contact",
+        }
+        assert (stats["state"], stats["num_peers"], stats["last_contact"]) == ("Leader", "2", "0")
+        assert stats["applied_index"] == stats["commit_index"] == str(leader.node.last_index())
+        assert follower.node.stats()["last_contact"].endswith("s")
+        assert str(leader.node) == f"Node at {leader.address} [Leader]"
+        assert leader.node.cluster_id() is not None
