@@ -53,7 +53,7 @@ GROUPS = {
     "snapshots": Group(2, "raft.snapshots raft.snapshots.*"),
     "transport": Group(2, "raft.transport raft.transport.*"),
     "role": Group(3, "raft.roles.base"),
-    "lease": Group(3, "raft.roles.lease raft.roles.transfer", "role"),
+    "lease": Group(3, "raft.roles.lease raft.roles.peers raft.roles.transfer", "role"),
     "follower": Group(3, "raft.roles.follower raft.roles.candidate", "role"),
     "leader": Group(3, "raft.roles raft.roles.leader", "role lease"),
     "node": Group(4, "raft.node raft.bootstrap"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 
 from raft.codec import encode_configuration
 from raft.engine.commitment import Commitment
@@ -22,7 +21,6 @@ from raft.engine.inbox import (
 )
 from raft.engine.install_snapshot import SnapshotReceiver
 from raft.engine.membership import next_configuration
-from raft.engine.replication import PeerReplicator
 from raft.errors import (
     EnqueueTimeoutError,
     LeadershipLostError,
@@ -37,12 +35,10 @@ from raft.messages import (
     InstallSnapshotRequest,
     RequestVoteRequest,
 )
-from raft.observer import PeerObservation
 from raft.roles.base import Role
 from raft.roles.lease import Verifications, quorum_contact
-from raft.types import Log, LogType, RaftState, Server, ServerID, log_checksum
-
-_FAREWELL_TIMEOUTS = 2.0  # heartbeat timeouts that a removed peer has to learn of its removal
+from raft.roles.peers import Peers
+from raft.types import Log, LogType, RaftState, log_checksum
 
 
 class Leader(Role):
@@ -59,7 +55,6 @@ class Leader(Role):
         self.commitment = Commitment(
             core.runtime, core.membership.latest, self.start_index, self._announce_commit
         )
-        self.peers: dict[ServerID, PeerReplicator] = {}
         self.inflight: deque[tuple[int, Apply]] = deque()
         self.changes: deque[ChangeConfiguration] = deque()  # wait for a stable configuration
         self.verifications = Verifications()
@@ -75,7 +70,12 @@ class Leader(Role):
             BeatAnswered: self.on_beat,
             TailWriteFailed: self.on_tail_write_failed,
         }
-        self.links = Links(
+        self.peers = Peers(core, self._links())
+
+    def _links(self) -> Links:
+        """Return what all replicators of this leadership share."""
+        core = self.core
+        return Links(
             runtime=core.runtime,
             config=core.config,
             threads=core.threads,
@@ -97,15 +97,14 @@ class Leader(Role):
         """Start replication and commit an entry of our own term (§5.4.2, §8)."""
         core = self.core
         core.leader_ch.put(True)
-        self._start_stop_replication()
+        self.peers.follow(core.membership.latest)
         self._arm_lease(core.config.leader_lease_timeout)
         self._dispatch([Apply(LogType.NOOP, b"", b"", IndexFuture())])
 
     def leave(self) -> None:
         """Stop replication, answer everybody, and wait until no write is under way (law 5)."""
         core = self.core
-        for peer in self.peers.values():
-            peer.stop()
+        self.peers.stop()
         self.abandon()
         core.state.touch(core.runtime.monotonic())  # be patient as a follower
         address, server_id = core.state.leader()
@@ -159,8 +158,7 @@ class Leader(Role):
         if self.tail_write is None or self.tail_write.begun:
             # One that has not begun yet takes these along: group commit.
             self.tail_write = core.disk.submit("entries", self._store_tail, self._tail_written)
-        for peer in self.peers.values():
-            peer.kick()
+        self.peers.kick()
         core.state.set_last_log(core.raft_log.last())
         return index
 
@@ -262,39 +260,13 @@ class Leader(Role):
         index = self._dispatch([Apply(LogType.CONFIGURATION, data, b"", message.future)])
         members.append_own(index, configuration)
         core.publish_log()
-        self._start_stop_replication()
+        self.peers.follow(configuration)
 
     def _expire_changes(self) -> None:
         for message in list(self.changes):
             if message.deadline.is_over():
                 self.changes.remove(message)
                 message.fail(EnqueueTimeoutError("timed out waiting for a stable configuration"))
-
-    def _start_stop_replication(self) -> None:
-        """Have one replicator for each other server of the latest configuration."""
-        core = self.core
-        wanted = {s.id: s for s in core.membership.latest.servers if s.id != core.local_id}
-        for server in wanted.values():
-            peer = self.peers.get(server.id)
-            if peer is None:
-                core.log.info("added peer, starting replication peer=%s", server.id)
-                self._start_peer(wanted, server.id)
-            elif peer.status().server.address != server.address:
-                core.log.info("updating peer address peer=%s", server.id)
-                peer.move(server)
-        for server_id in [peer_id for peer_id in self.peers if peer_id not in wanted]:
-            core.log.info("removed peer, stopping replication peer=%s", server_id)
-            peer = self.peers.pop(server_id)
-            timeout = core.config.heartbeat_timeout * _FAREWELL_TIMEOUTS
-            peer.finish(core.raft_log.last_index(), timeout)
-            core.emit(PeerObservation(removed=True, peer=peer.status().server))
-
-    def _start_peer(self, wanted: Mapping[ServerID, Server], server_id: ServerID) -> None:
-        server = wanted[server_id]
-        peer = PeerReplicator(self.links, server, self.core.raft_log.last_index() + 1)
-        self.peers[server_id] = peer
-        peer.start()
-        self.core.emit(PeerObservation(removed=False, peer=server))
 
     # ---- leading still? ----
 
@@ -303,8 +275,7 @@ class Leader(Role):
         core = self.core
         self.verifications.add(message)
         self.verifications.settle(core.membership.latest, core.local_id)
-        for peer in self.peers.values():
-            peer.heart.beat_now()
+        self.peers.beat_now()
 
     def on_beat(self, message: BeatAnswered) -> None:
         """Count a confirmation."""
@@ -340,7 +311,7 @@ class Leader(Role):
         in_contact, again = quorum_contact(
             core.membership.latest,
             core.local_id,
-            {peer_id: peer.heart.last_contact for peer_id, peer in self.peers.items()},
+            self.peers.last_contacts(),
             core.runtime.monotonic(),
             core.config.leader_lease_timeout,
         )

@@ -1,0 +1,68 @@
+"""The other servers, as a leader serves them: one replicator each, as long as the leadership."""
+
+from __future__ import annotations
+
+from raft.engine.core import Core
+from raft.engine.heartbeat import Links
+from raft.engine.replication import PeerReplicator
+from raft.observer import PeerObservation
+from raft.types import Configuration, Server, ServerID
+
+_FAREWELL_TIMEOUTS = 2.0  # heartbeat timeouts that a removed peer has to learn of its removal
+
+
+class Peers:
+    """Starts and stops replicators by the latest configuration. Main thread only."""
+
+    def __init__(self, core: Core, links: Links) -> None:
+        self._core = core
+        self._links = links
+        self._replicators: dict[ServerID, PeerReplicator] = {}
+        self._departing: list[PeerReplicator] = []  # removed, and being told so
+
+    def follow(self, configuration: Configuration) -> None:
+        """Have one replicator for each other server of a configuration."""
+        wanted = {s.id: s for s in configuration.servers if s.id != self._core.local_id}
+        for server in wanted.values():
+            replicator = self._replicators.get(server.id)
+            if replicator is None:
+                self._start(server)
+            elif replicator.status().server.address != server.address:
+                self._core.log.info("updating peer address peer=%s", server.id)
+                replicator.move(server)
+        for server_id in [peer for peer in self._replicators if peer not in wanted]:
+            self._dismiss(self._replicators.pop(server_id))
+
+    def _start(self, server: Server) -> None:
+        self._core.log.info("added peer, starting replication peer=%s", server.id)
+        replicator = PeerReplicator(self._links, server, self._core.raft_log.last_index() + 1)
+        self._replicators[server.id] = replicator
+        replicator.start()
+        self._core.emit(PeerObservation(removed=False, peer=server))
+
+    def _dismiss(self, replicator: PeerReplicator) -> None:
+        server = replicator.status().server
+        self._core.log.info("removed peer, stopping replication peer=%s", server.id)
+        seconds = self._core.config.heartbeat_timeout * _FAREWELL_TIMEOUTS
+        replicator.finish(self._core.raft_log.last_index(), seconds)
+        self._departing.append(replicator)
+        self._core.emit(PeerObservation(removed=True, peer=server))
+
+    def kick(self) -> None:
+        """Say that there is something new to send."""
+        for replicator in self._replicators.values():
+            replicator.kick()
+
+    def beat_now(self) -> None:
+        """Ask all for a heartbeat round that begins after this call."""
+        for replicator in self._replicators.values():
+            replicator.heart.beat_now()
+
+    def last_contacts(self) -> dict[ServerID, float]:
+        """Return when each was last heard, by the time of what it answered."""
+        return {i: peer.heart.last_contact for i, peer in self._replicators.items()}
+
+    def stop(self) -> None:
+        """End all replication, farewells included; does not wait for it."""
+        for replicator in (*self._replicators.values(), *self._departing):
+            replicator.stop()
