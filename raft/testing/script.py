@@ -458,6 +458,13 @@ class ScriptedNode:
         self.runtime.run()
         return asked
 
+    def deliver(self, request: Request) -> Asked:
+        """Put a peer's request into the inbox, for a role that was started."""
+        asked = Asked(request)
+        self.core.inbox.deliver(asked.rpc)
+        self.runtime.run()
+        return asked
+
     def apply(self, data: bytes, kind: LogType = LogType.COMMAND) -> ApplyFuture:
         """Put a command into the inbox."""
         future = ApplyFuture(self.host)
