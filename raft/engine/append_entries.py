@@ -147,10 +147,13 @@ def _store(core: Core, logs: Sequence[Log]) -> None:
         for log in logs
         if log.type is LogType.CONFIGURATION
     ]
+    members = core.membership
+    if first <= min(members.committed_index, core.raft_log.last_index()):
+        raise RaftInternalError(f"truncating the committed configuration at {first}")
     core.write("entries", lambda: core.raft_log.replace_suffix(first, logs))
-    if first <= core.membership.committed_index:
-        raise RaftInternalError(f"truncated the committed configuration at {first}")
-    core.membership.truncate(first)
+    members.truncate(first)
     for index, configuration in configurations:
-        core.membership.append(index, configuration)
+        # Law 3: one committed before our own disk had it comes back, and is known already.
+        if index > members.committed_index:
+            members.append(index, configuration)
     core.publish_log()

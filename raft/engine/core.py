@@ -150,7 +150,10 @@ class Core:
         self.raft_log.drop_tail()
         self._wait_for(self.disk.submit("settle", lambda: None, self._write_done))
         if self.fault is None:
-            self._reread()
+            try:
+                self._reread()
+            except StorageFailedError as error:
+                self.log.error("stores could not be settled error=%s", error)  # `fault` is set
 
     def recover_disk(self) -> bool:
         """Probe an unfit disk and read everything anew; tell whether it is fit now."""
