@@ -1,0 +1,237 @@
+"""Simulated servers that crash and come back, and the clients that use them.
+
+A server is what outlives its incarnations: id, address, disk. An incarnation is a process with a
+node, a transport and a blank FSM; a crash ends it between two switch points, with not one line of
+clean-up, and the disk decides what it still got.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from raft.bootstrap import bootstrap_cluster
+from raft.config import Config
+from raft.node import Raft
+from raft.snapshots.inmem import InmemSnapshotStore
+from raft.stores.inmem import InmemStore
+from raft.testing.fsm import BatchingRecordingFSM, RecordingFSM
+from raft.testing.invariants import Invariants
+from raft.testing.simulation.disk import SimDisk, SimReplacingStore, SimSnapshotStore, SimStore
+from raft.testing.simulation.network import SimNetwork
+from raft.testing.simulation.primitives import SimEvent
+from raft.testing.simulation.runtime import (
+    ProcessState,
+    Scheduler,
+    SimRuntime,
+    SimulationError,
+)
+from raft.testing.simulation.transport import SimTransport
+from raft.types import Configuration, Log, RaftState, Server, ServerID
+
+_START_PERIOD = 0.1  # seconds between looks whether a starting process has died
+
+
+class SimServer:
+    """One server: its disk always, and a node while it is up."""
+
+    def __init__(self, cluster: SimCluster, server_id: ServerID, config: Config) -> None:
+        self.cluster = cluster
+        self.id = server_id
+        self.address = f"{server_id}:1"
+        self.config = config
+        self.disk = SimDisk(cluster.scheduler, server_id, cluster.invariants)
+        # Half of the servers cannot truncate and append in one transaction.
+        self.make_store = SimReplacingStore if cluster.scheduler.pick(2) else SimStore
+        self.make_fsm = BatchingRecordingFSM if cluster.scheduler.pick(2) else RecordingFSM
+        self.incarnation = 0
+        self.process: SimRuntime | None = None
+        self.node: Raft | None = None
+        self.fsm: RecordingFSM | None = None
+        self.restores = 0
+        self.last_seen: tuple[int, int, RaftState] | None = None
+
+    def __str__(self) -> str:
+        return self.id
+
+    def server(self) -> Server:
+        """Return the server as a voter of a configuration."""
+        return Server(self.id, self.address)
+
+    def is_up(self) -> bool:
+        """Tell whether there is a node that has not shut down."""
+        return self.node is not None and self.node.state() is not RaftState.SHUTDOWN
+
+    def is_running(self) -> bool:
+        """Tell whether the process exists and is not paused."""
+        return self.process is not None and self.process.state is ProcessState.RUNNING
+
+    def is_leader(self) -> bool:
+        """Tell whether the node believes to lead."""
+        return self.node is not None and self.node.state() is RaftState.LEADER
+
+    def start(self) -> None:
+        """Start an incarnation over the disk as it is; waits until the node is made, or dead."""
+        scheduler = self.cluster.scheduler
+        if self.process is not None:
+            return
+        self.incarnation += 1
+        scheduler.note(f"start {self.id} incarnation={self.incarnation}")
+        process = SimRuntime(scheduler, self.id)
+        self.process = process
+        store = self.make_store(self.disk, process)
+        snapshots = SimSnapshotStore(self.disk, process)
+        transport = SimTransport(self.cluster.network, process, self.address)
+        self.fsm = fsm = self.make_fsm(self._applied, self._restored)
+
+        def make() -> None:
+            node = Raft(self.config, fsm, store, store, snapshots, transport, runtime=process)
+            if process is self.process:
+                self.node = node
+
+        made = process.spawn(f"raft-{self.id}-start", make)
+        while made.is_alive() and process.state is not ProcessState.DEAD:
+            made.join(_START_PERIOD)
+
+    def _applied(self, log: Log) -> None:
+        term = None if self.node is None else self.node.current_term()
+        self.cluster.invariants.applied(self.id, term, log)
+
+    def _restored(self, log: Log) -> None:
+        self.restores += 1
+        self.cluster.invariants.applied(self.id, None, log)
+
+    def crash(self) -> None:
+        """End the incarnation where it stands."""
+        if self.process is not None:
+            self.cluster.scheduler.note(f"crash {self.id}")
+            self.process.kill()
+            self.disk.crash()
+            self.process = self.node = self.fsm = None
+
+    def call(self, action: Callable[[Raft], Any], timeout: float) -> tuple[bool, Any]:
+        """Run something on a task of this process; (False, None) when it does not come back.
+
+        What the action raises is returned, not raised: a crash may come in between.
+        """
+        node, process = self.node, self.process
+        if node is None or process is None:
+            return False, None
+        done = SimEvent(self.cluster.scheduler)
+        outcome: list[Any] = []
+
+        def run() -> None:
+            try:
+                outcome.append(action(node))
+            except Exception as error:  # noqa: BLE001 - an answer like any other
+                outcome.append(error)
+            done.set()
+
+        process.spawn(f"raft-{self.id}-client", run)
+        return (True, outcome[0]) if done.wait(timeout) else (False, None)
+
+
+class SimCluster:
+    """Servers n1, n2, ... in one simulated world; driven from a task of that world."""
+
+    def __init__(self, scheduler: Scheduler, configure: Callable[[Config], None]) -> None:
+        self.scheduler = scheduler
+        self.invariants = Invariants()
+        self.network = SimNetwork(scheduler, self.invariants)
+        self.servers: dict[ServerID, SimServer] = {}
+        self.leader_changes = 0
+        self.on_leader: Callable[[SimServer], None] = lambda _: None  # called on no task
+        self._configure = configure
+        self._last_leader = ""
+        scheduler.on_step = self.check
+        self.network.has_durably = lambda server_id, index, term: self.servers[
+            server_id
+        ].disk.has_durably(index, term)
+
+    def add(self) -> SimServer:
+        """Add a blank server that is down."""
+        server_id = f"n{len(self.servers) + 1}"
+        config = Config(local_id=server_id)
+        self._configure(config)
+        server = self.servers[server_id] = SimServer(self, server_id, config)
+        return server
+
+    def bootstrap(self, servers: list[SimServer]) -> None:
+        """Put the first configuration on blank disks, as a script does before the first start."""
+        configuration = Configuration([server.server() for server in servers])
+        for server in servers:
+            # Scripts are not simulated: they write to a store in memory, which becomes the disk.
+            store = InmemStore()
+            bootstrap_cluster(server.config, store, store, InmemSnapshotStore(), configuration)
+            first = store.get_log(store.first_index())
+            server.disk.stored([first])
+            server.disk.content.logs[first.index] = first
+            for key in (b"HardState", b"ClusterID"):
+                server.disk.content.values[key] = store.get(key)
+
+    def check(self) -> None:
+        """Look at every node's numbers, between two moments; ends the run at a violation."""
+        for server in self.servers.values():
+            node = server.node
+            if node is None:
+                continue
+            numbers = (node.current_term(), node.commit_index(), node.state())
+            if numbers == server.last_seen:
+                continue
+            server.last_seen = numbers
+            self.invariants.progressed(server.id, server.incarnation, *numbers[:2])
+            if node.failure is not None:
+                error = SimulationError(f"{server.id} failed: {node.failure!r}")
+                error.__cause__ = node.failure
+                self.scheduler.stop(error)
+            if numbers[2] is RaftState.LEADER:
+                self._note_leader(server, numbers[0])
+        if self.invariants.violations:
+            try:
+                self.invariants.check()
+            except AssertionError as error:
+                self.scheduler.stop(error)
+
+    def _note_leader(self, server: SimServer, term: int) -> None:
+        self.invariants.led(server.id, term)
+        name = f"{server.id}/{term}"
+        if name != self._last_leader and term >= int(self._last_leader.partition("/")[2] or 0):
+            self._last_leader = name
+            self.leader_changes += 1
+            self.scheduler.note(f"leader {server.id} term={term}")
+            self.on_leader(server)
+
+    def up(self) -> list[SimServer]:
+        """Return the servers with a live node."""
+        return [server for server in self.servers.values() if server.is_up()]
+
+    def leader(self) -> SimServer | None:
+        """Return the running leader of the highest term, if there is one."""
+        leaders = [server for server in self.up() if server.is_leader() and server.is_running()]
+        return max(
+            leaders, key=lambda s: s.node.current_term() if s.node is not None else 0, default=None
+        )
+
+    def wait_for(self, predicate: Callable[[], Any], timeout: float, what: str) -> Any:
+        """Return the predicate's first true value; fail when there is none in virtual time."""
+        until = self.scheduler.now + timeout
+        while not (value := predicate()):
+            if self.scheduler.now >= until:
+                raise SimulationError(f"waited {timeout:g} s for {what}: {self.describe()}")
+            self.scheduler.sleep(0.05)
+        return value
+
+    def describe(self) -> str:
+        """Return one line about all servers."""
+        parts = []
+        for server in self.servers.values():
+            node = server.node
+            if node is None:
+                parts.append(f"{server.id}: down")
+                continue
+            parts.append(
+                f"{server.id}: {node.state()} term={node.current_term()}"
+                f" commit={node.commit_index()} applied={node.applied_index()}"
+                f" disk={server.disk.settled_last()}"
+            )
+        return "; ".join(parts)

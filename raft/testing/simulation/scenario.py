@@ -1,0 +1,261 @@
+"""What happens to a simulated cluster: clients write, faults strike, and at the end all is healed.
+
+Everything is drawn from the seed. Safety is checked all along; at the end there must be one leader,
+equal logs and service, and every client must have been told the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from raft.config import Config
+from raft.errors import NotAppliedError, OutcomeUnknownError
+from raft.node import Raft
+from raft.testing.invariants import ClientHistory
+from raft.testing.simulation.cluster import SimCluster, SimServer
+from raft.testing.simulation.faults import Nemesis
+from raft.testing.simulation.runtime import Scheduler, SimulationError
+from raft.types import ServerSuffrage
+
+TIMEOUT = 0.4  # seconds of heartbeat and election timeout
+_CLIENTS = 4
+_LONGEST_THOUGHT = 0.12  # seconds between an answer and a client's next command
+_RECOVERY_SECONDS = 20 * TIMEOUT  # ten election timeouts, each of up to twice its length
+_LIMIT = 600.0  # virtual seconds after which a run is stuck
+_NOTES_SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run was like."""
+
+    seed: int
+    nodes: int
+    trace_hash: str
+    seconds: float
+    faults: int
+    leader_changes: int
+    acknowledged: int
+    refused: int
+    unknown: int
+    restores: int
+    messages: int
+    recovery: float
+
+    def line(self) -> str:
+        """Return the result as one line of a table."""
+        return (
+            f"seed={self.seed} nodes={self.nodes} trace={self.trace_hash} faults={self.faults}"
+            f" leaders={self.leader_changes} acknowledged={self.acknowledged}"
+            f" refused={self.refused} unknown={self.unknown} restores={self.restores}"
+            f" messages={self.messages} recovery={self.recovery:.2f} seconds={self.seconds:.1f}"
+        )
+
+
+class SeedFailedError(SimulationError):
+    """A seed found something; the message says what, and how to see it again."""
+
+
+def replay_command(seed: int, nodes: int, seconds: float) -> str:
+    """Return the command that runs a seed again, bit for bit."""
+    return f"python -m raft.testing.simulation --seed {seed} --nodes {nodes} --seconds {seconds:g}"
+
+
+def run_seed(seed: int, nodes: int = 3, seconds: float = 13.0) -> Result:
+    """Run one world; raise `SeedFailedError` when anything in it went wrong."""
+    scheduler = Scheduler(seed * 1000 + nodes)
+    scenario = Scenario(scheduler, seed, nodes, seconds)
+    try:
+        scheduler.run(scenario.run, limit=_LIMIT)
+    except Exception as error:
+        notes = "\n".join(list(scheduler.trace.notes)[-_NOTES_SHOWN:])
+        command = replay_command(seed, nodes, seconds)
+        raise SeedFailedError(
+            f"{notes}\n{type(error).__name__}: {error}\nreplay it with: {command}"
+        ) from error
+    return scenario.result()
+
+
+class Scenario:
+    """One run. Its methods are the bodies of tasks of the world's own process."""
+
+    def __init__(self, scheduler: Scheduler, seed: int, nodes: int, seconds: float) -> None:
+        self._scheduler = scheduler
+        self._seed = seed
+        self._nodes = nodes
+        self._seconds = seconds
+        self._draw = _draw_configuration(scheduler)
+        self.cluster = SimCluster(scheduler, self._draw)
+        self.history = ClientHistory()
+        self._nemesis = Nemesis(self.cluster)
+        self._hint: SimServer | None = None
+        self._is_closing = False
+        self._recovery = 0.0
+
+    def run(self) -> None:
+        """Start, let things happen, heal, and look at what is left."""
+        cluster, scheduler = self.cluster, self._scheduler
+        voters = [cluster.add() for _ in range(self._nodes)]
+        cluster.bootstrap(voters)
+        cluster.add()  # blank, for the membership changes
+        for server in cluster.servers.values():
+            server.start()
+        world = scheduler.current_task().process
+        clients = [
+            world.spawn(f"client-{number}", self._client(number)) for number in range(_CLIENTS)
+        ]
+        self._nemesis.run(scheduler.now + self._seconds)
+        self._nemesis.end()
+        healed_at = scheduler.now
+        cluster.wait_for(self._serves, _RECOVERY_SECONDS, "service after healing")
+        self._recovery = scheduler.now - healed_at
+        self._is_closing = True
+        for client in clients:
+            client.join()
+        cluster.wait_for(self._is_settled, _RECOVERY_SECONDS * 4, "equal logs")
+        self._check_end()
+
+    def result(self) -> Result:
+        """Return what the run was like."""
+        cluster, history = self.cluster, self.history
+        return Result(
+            self._seed,
+            self._nodes,
+            self._scheduler.trace.hash(),
+            self._scheduler.now - 1000.0,
+            self._nemesis.count,
+            cluster.leader_changes,
+            len(history.acknowledged),
+            len(history.refused),
+            len(history.unknown),
+            sum(server.restores > 0 for server in cluster.servers.values()),
+            cluster.network.messages,
+            self._recovery,
+        )
+
+    # ---- clients ----
+
+    def _client(self, number: int) -> Callable[[], None]:
+        def run() -> None:
+            count = 0
+            while not self._is_closing:
+                count += 1
+                self._send(b"c%d-%d" % (number, count))
+                self._scheduler.sleep(self._scheduler.chance.random() * _LONGEST_THOUGHT)
+
+        return run
+
+    def _send(self, command: bytes) -> bool:
+        """Have one command applied somewhere, and note what is known of it; True if it is."""
+        servers = [server for server in self.cluster.servers.values() if server.is_running()]
+        if not servers:
+            self.history.refused.append(command)
+            return False
+        server = self._hint
+        if server is None or server not in servers or self._scheduler.pick(8) == 0:
+            server = servers[self._scheduler.pick(len(servers))]
+
+        def apply(node: Raft) -> Any:
+            return node.apply(command, timeout=1.0).result(4.0)
+
+        has_ended, outcome = server.call(apply, 6.0)
+        self._note(command, server, has_ended, outcome)
+        return has_ended and isinstance(outcome, int)
+
+    def _note(self, command: bytes, server: SimServer, has_ended: bool, outcome: Any) -> None:
+        history = self.history
+        self._hint = None
+        if not has_ended:
+            history.unknown.append(command)
+        elif isinstance(outcome, int):
+            self._hint = server
+            history.acknowledged.append(command)
+        elif isinstance(outcome, NotAppliedError):
+            history.refused.append(command)
+            leader = self.cluster.servers.get(getattr(outcome, "leader_id", ""))
+            self._hint = leader
+        elif isinstance(outcome, OutcomeUnknownError | TimeoutError):
+            history.unknown.append(command)
+        else:
+            self._scheduler.stop(SimulationError(f"{command!r} was answered by {outcome!r}"))
+
+    # ---- the end ----
+
+    def _serves(self) -> bool:
+        """Tell whether a command sent now is applied."""
+        leader = self.cluster.leader()
+        if leader is None:
+            return False
+        self._hint = leader
+        return self._send(b"probe-%d" % round(self._scheduler.now * 1e6))
+
+    def _is_settled(self) -> bool:
+        """Tell whether all members hold the same, and nothing is under way."""
+        leader = self.cluster.leader()
+        if leader is None or leader.node is None:
+            return False
+        members = self._members(leader)
+        last = leader.node.last_index()
+        return all(
+            server.node is not None
+            and server.is_up()
+            and server.node.last_index() == last
+            and server.node.applied_index() == last
+            for server in members
+        )
+
+    def _members(self, leader: SimServer) -> list[SimServer]:
+        if leader.node is None:
+            return []
+        configuration = leader.node.get_configuration().result()
+        return [
+            self.cluster.servers[server.id]
+            for server in configuration.servers
+            if server.suffrage is not ServerSuffrage.STAGING
+        ]
+
+    def _check_end(self) -> None:
+        leader = self.cluster.leader()
+        if leader is None:
+            raise SimulationError("the leader went away at the end")
+        states = {s.id: s.fsm.commands() for s in self._members(leader) if s.fsm is not None}
+        found = self.history.faults(states)
+        if len({tuple(commands) for commands in states.values()}) != 1:
+            found.append("the state machines differ")
+        for server in self._members(leader):
+            for index, log in server.disk.content.logs.items():
+                theirs = leader.disk.content.logs.get(index)
+                if theirs is not None and theirs != log:
+                    found.append(f"{server.id} and {leader.id} differ at {index}")
+        if found:
+            raise SimulationError("; ".join(found[:10]))
+
+
+def _draw_configuration(scheduler: Scheduler) -> Callable[[Config], None]:
+    """Draw the settings of all servers of a run."""
+    chance = scheduler.chance
+    threshold = chance.choice((8, 20, 60))
+    trailing = chance.choice((0, 3, 10))
+    entries = chance.choice((2, 8, 64))
+    recent = chance.choice((500, 4_000, 1 << 20))
+    window = chance.choice((1, 2, 4))
+    no_pre_vote = chance.random() < 0.25
+
+    def configure(config: Config) -> None:
+        config.heartbeat_timeout = TIMEOUT
+        config.election_timeout = TIMEOUT
+        config.leader_lease_timeout = TIMEOUT * 0.75
+        config.commit_timeout = 0.1
+        config.snapshot_interval = 1.5
+        config.snapshot_threshold = threshold
+        config.trailing_logs = trailing
+        config.max_append_entries = entries
+        config.recent_log_bytes = recent
+        config.max_inflight_appends = window
+        config.pre_vote_disabled = no_pre_vote
+        config.shutdown_on_remove = False
+        config.disk_stall_timeout = 2.0
+
+    return configure

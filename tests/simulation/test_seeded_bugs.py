@@ -1,0 +1,67 @@
+"""Bugs put in on purpose: each must be found, or the checks of the simulation prove nothing.
+
+Each starts a little before the first seed that found it when it was written, and goes on from
+there, so that a change of schedule costs time and not the proof.
+"""
+
+import pytest
+
+from raft.engine import commitment, core, request_vote, state
+from raft.errors import NotLeaderError
+from raft.roles import leader
+from raft.testing.simulation.scenario import SeedFailedError, run_seed
+
+pytestmark = pytest.mark.timeout(120)
+
+MOST_SEEDS = 60
+
+
+def found(first_seed, nodes):
+    """Run seeds until one fails, and return what it says."""
+    for seed in range(first_seed, first_seed + MOST_SEEDS):
+        try:
+            run_seed(seed, nodes)
+        except SeedFailedError as error:
+            return str(error)
+    return f"nothing in {MOST_SEEDS} seeds"
+
+
+def test_a_vote_that_is_forgotten_in_a_crash_is_found(monkeypatch):
+    save = state.HardState.save
+    monkeypatch.setattr(
+        state.HardState, "save", lambda self, stable: save(state.HardState(self.term), stable)
+    )
+
+    assert "InvariantViolation: vote: " in found(16, nodes=5)
+
+
+def test_a_follower_that_acknowledges_before_its_disk_has_stored_is_found(monkeypatch):
+    write = core.Core.write
+
+    def write_later(self, name, action):
+        if name == "entries":
+            self.disk.submit(name, action)
+        else:
+            write(self, name, action)
+
+    monkeypatch.setattr(core.Core, "write", write_later)
+
+    assert "not on its disk" in found(0, nodes=3)
+
+
+def test_a_vote_for_a_log_that_is_behind_is_found(monkeypatch):
+    monkeypatch.setattr(request_vote, "_refusal_of_log", lambda *_: None)
+
+    assert "InvariantViolation: leader completeness" in found(5, nodes=3)
+
+
+def test_a_commit_by_less_than_a_majority_is_found(monkeypatch):
+    monkeypatch.setattr(commitment, "majority_index", max)
+
+    assert "InvariantViolation: " in found(0, nodes=3)
+
+
+def test_a_lost_command_that_is_called_not_applied_is_found(monkeypatch):
+    monkeypatch.setattr(leader, "LeadershipLostError", NotLeaderError)
+
+    assert "applied refused" in found(0, nodes=3)
