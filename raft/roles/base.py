@@ -29,7 +29,12 @@ from raft.engine.request_vote import (
     receive_request_vote,
     receive_timeout_now,
 )
-from raft.errors import CantBootstrapError, RaftError, RaftInternalError, RemoteError
+from raft.errors import (
+    CantBootstrapError,
+    RaftError,
+    RaftInternalError,
+    UnsupportedProtocolError,
+)
 from raft.messages import (
     RPC,
     AppendEntriesRequest,
@@ -115,8 +120,13 @@ class Role:
         """Answer a peer's request."""
         request = rpc.command
         version = request.header.protocol_version
-        if not PROTOCOL_VERSION - 1 <= version <= PROTOCOL_VERSION:
-            rpc.respond(None, RemoteError(f"unsupported protocol version {version}"))
+        if version != PROTOCOL_VERSION:
+            rpc.respond(
+                None,
+                UnsupportedProtocolError(
+                    f"unsupported protocol version {version}: only {PROTOCOL_VERSION} is spoken"
+                ),
+            )
         elif isinstance(request, AppendEntriesRequest):
             receive_append_entries(self.core, rpc, request)
         elif isinstance(request, RequestVoteRequest):
