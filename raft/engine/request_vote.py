@@ -90,22 +90,23 @@ def is_up_to_date(own: EntryID, candidate: EntryID) -> bool:
 
 def _refusal_before_term(core: Core, candidate: RPCHeader, *, is_transfer: bool) -> str | None:
     """Return why a request is refused without so much as looking at its term."""
+    if not candidate.id:
+        return "candidate names no id"  # nor could its vote be written down
     latest = core.membership.latest
-    if candidate.id and latest != EMPTY_CONFIGURATION and latest.server(candidate.id) is None:
+    if latest != EMPTY_CONFIGURATION and latest.server(candidate.id) is None:
         return "not in configuration"
     if core.fault is not None or not core.disk.is_fit():
         return "disk is not fit"
     # A known leader is not disturbed (thesis 4.2.3); its own request shows it leads no more (H15).
-    leader_address, leader_id = core.state.leader()
-    is_leader = candidate.id == leader_id if candidate.id else candidate.address == leader_address
-    if leader_id and not is_leader and not is_transfer:
+    _, leader_id = core.state.leader()
+    if leader_id and candidate.id != leader_id and not is_transfer:
         return f"leader {leader_id} is known"
     return None
 
 
 def _refusal_of_suffrage(core: Core, candidate: RPCHeader) -> str | None:
     latest = core.membership.latest
-    if candidate.id and latest != EMPTY_CONFIGURATION and not latest.has_vote(candidate.id):
+    if latest != EMPTY_CONFIGURATION and not latest.has_vote(candidate.id):
         return "no voter"
     return None
 
