@@ -48,7 +48,7 @@ def test_a_hundred_seeds_of_three_and_five_nodes_hold_every_invariant():
         assert found["faults"] >= 10
         assert found["leader_changes"] >= 2
         assert found["acknowledged"] >= 150
-        assert found["restores"] >= 1
+        assert found["installs"] >= 1
 
 
 @pytest.mark.timeout(60)

@@ -55,7 +55,7 @@ def summary(results: Sequence[Result], failed: int, seconds: float) -> str:
         f" leader_changes={sum(r.leader_changes for r in results) / count:.1f}"
         f" acknowledged={sum(r.acknowledged for r in results) / count:.0f}"
         f" unknown={sum(r.unknown for r in results) / count:.1f}"
-        f" restores={sum(r.restores for r in results) / count:.1f}"
+        f" installs={sum(r.installs for r in results) / count:.1f}"
         f" recovery={sum(r.recovery for r in results) / count:.2f}s"
         f" virtual={sum(r.seconds for r in results) / count:.1f}s"
     )

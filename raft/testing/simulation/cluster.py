@@ -48,7 +48,6 @@ class SimServer:
         self.process: SimRuntime | None = None
         self.node: Raft | None = None
         self.fsm: RecordingFSM | None = None
-        self.restores = 0
         self.last_seen: tuple[int, int, RaftState] | None = None
 
     def __str__(self) -> str:
@@ -98,7 +97,6 @@ class SimServer:
         self.cluster.invariants.applied(self.id, term, log)
 
     def _restored(self, log: Log) -> None:
-        self.restores += 1
         self.cluster.invariants.applied(self.id, None, log)
 
     def crash(self) -> None:

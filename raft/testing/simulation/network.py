@@ -16,6 +16,7 @@ from raft.messages import (
     RPC_TYPES,
     AppendEntriesRequest,
     AppendEntriesResponse,
+    InstallSnapshotResponse,
     Request,
     RequestVoteRequest,
     RequestVoteResponse,
@@ -102,6 +103,7 @@ class SimNetwork:
         self.on_vote: Callable[[ServerID], None] = lambda _: None
         self.messages = 0
         self.lost = 0
+        self.installs = 0  # snapshots acknowledged
 
     # ---- ways ----
 
@@ -205,4 +207,6 @@ class SimNetwork:
             is_success = isinstance(response, AppendEntriesResponse) and response.success
             if is_success and not self.has_durably(host, last.index, last.term):
                 self.invariants.fail(f"{host} acknowledged entry {last.index}, not on its disk")
+        if isinstance(response, InstallSnapshotResponse) and response.success:
+            self.installs += 1
         return Answer.of(response, error)

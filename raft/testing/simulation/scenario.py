@@ -40,7 +40,7 @@ class Result:
     acknowledged: int
     refused: int
     unknown: int
-    restores: int
+    installs: int
     messages: int
     recovery: float
 
@@ -49,7 +49,7 @@ class Result:
         return (
             f"seed={self.seed} nodes={self.nodes} trace={self.trace_hash} faults={self.faults}"
             f" leaders={self.leader_changes} acknowledged={self.acknowledged}"
-            f" refused={self.refused} unknown={self.unknown} restores={self.restores}"
+            f" refused={self.refused} unknown={self.unknown} installs={self.installs}"
             f" messages={self.messages} recovery={self.recovery:.2f} seconds={self.seconds:.1f}"
         )
 
@@ -130,7 +130,7 @@ class Scenario:
             len(history.acknowledged),
             len(history.refused),
             len(history.unknown),
-            sum(server.restores > 0 for server in cluster.servers.values()),
+            cluster.network.installs,
             cluster.network.messages,
             self._recovery,
         )
@@ -242,6 +242,7 @@ def _draw_configuration(scheduler: Scheduler) -> Callable[[Config], None]:
     recent = chance.choice((500, 4_000, 1 << 20))
     window = chance.choice((1, 2, 4))
     no_pre_vote = chance.random() < 0.25
+    shutdown_on_remove = chance.random() < 0.5
 
     def configure(config: Config) -> None:
         config.heartbeat_timeout = TIMEOUT
@@ -255,7 +256,7 @@ def _draw_configuration(scheduler: Scheduler) -> Callable[[Config], None]:
         config.recent_log_bytes = recent
         config.max_inflight_appends = window
         config.pre_vote_disabled = no_pre_vote
-        config.shutdown_on_remove = False
+        config.shutdown_on_remove = shutdown_on_remove
         config.disk_stall_timeout = 2.0
 
     return configure

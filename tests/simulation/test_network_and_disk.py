@@ -1,0 +1,314 @@
+"""The simulated network and disk: what gets through, what a crash leaves."""
+
+import io
+
+import pytest
+
+from raft.errors import (
+    ConnectionLostError,
+    LogNotFoundError,
+    PeerUnreachableError,
+    RPCTimeoutError,
+    TransportError,
+    TransportShutdownError,
+    WrongServerError,
+)
+from raft.interfaces import (
+    RangeLogStore,
+    SuffixReplacingLogStore,
+    WithClose,
+    WithDelivery,
+    WithIdentity,
+    WithPreVote,
+)
+from raft.messages import (
+    AppendEntriesRequest,
+    AppendEntriesResponse,
+    InstallSnapshotRequest,
+    InstallSnapshotResponse,
+    RequestVoteRequest,
+    RequestVoteResponse,
+    RPCHeader,
+)
+from raft.testing.contracts import entries
+from raft.testing.invariants import Invariants
+from raft.testing.simulation.disk import SimDisk, SimReplacingStore, SimSnapshotStore, SimStore
+from raft.testing.simulation.network import SimNetwork
+from raft.testing.simulation.runtime import Scheduler, SimRuntime
+from raft.testing.simulation.transport import SimTransport
+from raft.types import EMPTY_CONFIGURATION
+
+A, B = RPCHeader("a", "a:1"), RPCHeader("b", "b:1")
+VOTE = RequestVoteRequest(A, 2, 0, 0)
+HEARTBEAT = AppendEntriesRequest(A, 2)
+
+
+def appending(first, last):
+    return AppendEntriesRequest(A, 2, first - 1, 0, tuple(entries(first, last, term=2)))
+
+
+class World:
+    """Two servers; b records what comes and answers it at once."""
+
+    def __init__(self, scheduler):
+        self.scheduler = scheduler
+        self.network = SimNetwork(scheduler, Invariants())
+        self.a, self.b = (
+            SimTransport(self.network, SimRuntime(scheduler, name), f"{name}:1") for name in "ab"
+        )
+        self.a.identify("a", lambda: None)
+        self.b.identify("b", lambda: None)
+        self.b.deliver_to(self.take)
+        self.requests, self.snapshot, self.tasks = [], b"", []
+
+    def take(self, rpc):
+        self.requests.append(rpc.command)
+        self.tasks.append(self.scheduler.current_task())
+        if isinstance(rpc.command, RequestVoteRequest):
+            rpc.respond(RequestVoteResponse(B, 2, granted=True))
+        elif isinstance(rpc.command, InstallSnapshotRequest):
+            while piece := rpc.reader.read(100):
+                self.snapshot += piece
+            rpc.respond(InstallSnapshotResponse(B, 2, success=True))
+        else:
+            last = rpc.command.prev_log_index + len(rpc.command.entries)
+            rpc.respond(AppendEntriesResponse(B, 2, last, success=True))
+
+
+def in_world(target, seed=1):
+    """Run `target(world)` and return what it returns."""
+    scheduler = Scheduler(seed)
+    found = []
+    scheduler.run(lambda: found.append(target(World(scheduler))))
+    return found[0]
+
+
+def test_it_offers_all_optional_contracts():
+    def run(world):
+        contracts = (WithClose, WithDelivery, WithIdentity, WithPreVote)
+        return [isinstance(world.a, contract) for contract in contracts]
+
+    assert in_world(run) == [True] * 4
+
+
+def test_what_arrives_is_equal_but_not_the_same():
+    def run(world):
+        request = appending(1, 3)
+        answer = world.a.append_entries("b", "b:1", request)
+        return request, world.requests[0], answer
+
+    sent, arrived, answer = in_world(run)
+    assert arrived == sent
+    assert arrived is not sent
+    assert arrived.entries[0] is not sent.entries[0]
+    assert answer == AppendEntriesResponse(B, 2, 3, success=True)
+
+
+def test_a_lost_message_is_a_timeout():
+    def run(world):
+        world.network.loss = 1.0
+        with pytest.raises(RPCTimeoutError):
+            world.a.request_vote("b", "b:1", VOTE, 2.0)
+        return world.requests, world.scheduler.now
+
+    assert in_world(run) == ([], pytest.approx(1002.0, abs=0.1))
+
+
+def test_a_closed_way_back_loses_the_answer_alone():
+    def run(world):
+        world.network.close_way("b:1", "a:1")
+        with pytest.raises(RPCTimeoutError):
+            world.a.request_vote("b", "b:1", VOTE, 2.0)
+        world.network.heal()
+        return world.a.request_vote("b", "b:1", VOTE, 2.0).granted, len(world.requests)
+
+    assert in_world(run) == (True, 2)
+
+
+def test_a_repeated_request_arrives_twice_and_is_answered_once():
+    def run(world):
+        world.network.duplication = 1.0
+        answer = world.a.request_vote("b", "b:1", VOTE)
+        world.scheduler.sleep(5.0)
+        return answer.granted, world.requests
+
+    assert in_world(run) == (True, [VOTE, VOTE])
+
+
+def test_heartbeats_go_to_their_handler_on_a_task_of_the_receiver():
+    def run(world):
+        seen = []
+
+        def beat(rpc):
+            seen.append((rpc.command, world.scheduler.current_task().process.name))
+            rpc.respond(AppendEntriesResponse(B, 2, 0, success=True))
+
+        world.b.set_heartbeat_handler(beat)
+        world.a.append_entries("b", "b:1", HEARTBEAT)
+        return seen, world.requests
+
+    assert in_world(run) == ([(HEARTBEAT, "b")], [])
+
+
+def test_another_server_at_the_address_does_not_answer_for_the_wanted_one():
+    def run(world):
+        with pytest.raises(WrongServerError):
+            world.a.request_vote("c", "b:1", VOTE)
+        with pytest.raises(WrongServerError):
+            world.a.append_entries_pipeline("c", "b:1")
+        return world.requests
+
+    assert in_world(run) == []
+
+
+def test_nobody_answers_for_a_dead_process():
+    def run(world):
+        world.b.process.kill()
+        with pytest.raises(PeerUnreachableError):
+            world.a.request_vote("b", "b:1", VOTE)
+        with pytest.raises(PeerUnreachableError):
+            world.a.append_entries_pipeline("b", "b:1")
+
+    in_world(run)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_pipeline_keeps_order(seed):
+    def run(world):
+        pipeline = world.a.append_entries_pipeline("b", "b:1")
+        for index in range(1, 11):
+            pipeline.append_entries(appending(index, index))
+        answers = [pipeline.receive(5.0).last_log for _ in range(10)]
+        pipeline.close()
+        return answers
+
+    assert in_world(run, seed) == list(range(1, 11))
+
+
+def test_nothing_follows_on_a_pipeline_behind_what_was_lost():
+    def run(world):
+        pipeline = world.a.append_entries_pipeline("b", "b:1")
+        world.network.close_way("a:1", "b:1")
+        pipeline.append_entries(appending(1, 1))
+        world.network.heal()
+        pipeline.append_entries(appending(2, 2))
+        with pytest.raises(ConnectionLostError):
+            pipeline.receive(5.0)
+        pipeline.close()
+        with pytest.raises(TransportError):
+            pipeline.append_entries(appending(3, 3))
+        return world.requests
+
+    assert in_world(run) == []
+
+
+def test_a_snapshot_travels_in_pieces():
+    data = bytes(range(256)) * 20
+
+    def run(world):
+        request = InstallSnapshotRequest(A, 2, 9, 2, size=len(data))
+        answer = world.a.install_snapshot("b", "b:1", request, io.BytesIO(data))
+        return answer.success, world.snapshot == data, world.scheduler.now
+
+    success, is_whole, now = in_world(run)
+    assert (success, is_whole) == (True, True)
+    assert now > 1000.02
+
+
+def test_closing_fails_the_calls_under_way_and_those_that_follow():
+    def run(world):
+        world.scheduler.call_later(1.0, world.a.close)
+        world.network.loss = 1.0
+        with pytest.raises(TransportShutdownError):
+            world.a.request_vote("b", "b:1", VOTE, 60.0)
+        with pytest.raises(TransportShutdownError):
+            world.a.request_vote("b", "b:1", VOTE)
+        return world.scheduler.now
+
+    assert in_world(run) == pytest.approx(1001.0, abs=0.1)
+
+
+# ---- disk ----
+
+
+def on_disk(target, seed=1, kind=SimReplacingStore):
+    """Run `target(scheduler, disk, process, store)` and return what it returns."""
+    scheduler = Scheduler(seed)
+    found = []
+
+    def run():
+        disk, process = SimDisk(scheduler, "n1", Invariants()), SimRuntime(scheduler, "n1")
+        found.append(target(scheduler, disk, process, kind(disk, process)))
+
+    scheduler.run(run)
+    return found[0]
+
+
+def test_a_write_takes_time_and_is_read_afterwards():
+    def run(scheduler, disk, process, store):
+        store.store_logs(entries(1, 5))
+        store.replace_suffix(4, entries(4, 4, term=2))
+        store.delete_range(1, 2)
+        store.set(b"k", b"v")
+        store.set_uint64(b"n", 7)
+        with pytest.raises(LogNotFoundError):
+            store.get_log(5)
+        assert scheduler.now > 1000.0
+        found = store.get_range(3, 9, 1 << 20)
+        numbers = (store.first_index(), store.last_index(), store.get(b"k"), store.get_uint64(b"n"))
+        return [(log.index, log.term) for log in found], numbers
+
+    assert on_disk(run) == ([(3, 1), (4, 2)], (3, 4, b"v", 7))
+
+
+def test_only_one_kind_truncates_and_appends_at_once():
+    assert isinstance(SimReplacingStore(None, None), SuffixReplacingLogStore)
+    assert not isinstance(SimStore(None, None), SuffixReplacingLogStore)
+    assert isinstance(SimStore(None, None), RangeLogStore)
+
+
+def test_a_crash_keeps_or_loses_the_transaction_under_way_and_nothing_else():
+    def run(scheduler, disk, process, store):
+        def write():
+            store.store_logs(entries(1, 2))
+            store.replace_suffix(2, entries(2, 4, term=2))
+
+        process.spawn("writer", write)
+        while not disk.content.logs:
+            scheduler.sleep(0.0001)
+        process.kill()
+        disk.crash()
+        scheduler.sleep(1.0)
+        return [(log.index, log.term) for log in disk.content.logs.values()]
+
+    before, after = [(1, 1), (2, 1)], [(1, 1), (2, 2), (3, 2), (4, 2)]
+    found = [on_disk(run, seed) for seed in range(30)]
+    assert before in found
+    assert after in found
+    assert [content for content in found if content not in (before, after)] == []
+
+
+def test_a_failing_disk_says_so_and_may_have_written():
+    def run(scheduler, disk, process, store):
+        disk.failures = 1
+        with pytest.raises(OSError, match="simulated disk error"):
+            store.store_logs(entries(1, 1))
+        is_there = store.last_index() == 1
+        store.store_logs(entries(1, 1))
+        return is_there
+
+    assert {on_disk(run, seed) for seed in range(10)} == {True, False}
+
+
+def test_only_a_closed_snapshot_is_there_and_the_newest_two_are_kept():
+    def run(scheduler, disk, process, store):
+        snapshots = SimSnapshotStore(disk, process)
+        for index in (1, 2, 3):
+            sink = snapshots.create(1, index, 1, EMPTY_CONFIGURATION, 0)
+            sink.write(b"%d" % index)
+            sink.close()
+        snapshots.create(1, 4, 1, EMPTY_CONFIGURATION, 0).write(b"never closed")
+        metas = snapshots.list()
+        return [meta.index for meta in metas], snapshots.open(metas[0].id)[1].read()
+
+    assert on_disk(run) == ([3, 2], b"3")

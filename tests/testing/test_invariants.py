@@ -1,0 +1,139 @@
+"""The checks of Raft's safety properties: each finds a breach of its own, and nothing else."""
+
+import pytest
+
+from raft.messages import AppendEntriesRequest, InstallSnapshotRequest, RPCHeader, TimeoutNowRequest
+from raft.testing.invariants import ClientHistory, Invariants, InvariantViolation
+from raft.types import Log
+
+
+def entry(index, term, data=b""):
+    return Log(index, term, data=data or b"%d/%d" % (index, term)).sealed()
+
+
+def log(*terms):
+    return [entry(index, term) for index, term in enumerate(terms, 1)]
+
+
+@pytest.fixture
+def invariants():
+    return Invariants()
+
+
+def test_a_clean_history_passes(invariants):
+    for node in "abc":
+        invariants.stored(node, 0, log(1, 1, 2))
+        invariants.applied(node, 2, entry(1, 1))
+        invariants.progressed(node, 1, 2, 3)
+    invariants.led("a", 1)
+    invariants.led("b", 2)
+    invariants.voted("c", 2, "b")
+    invariants.voted("c", 2, "b")
+
+    invariants.check()
+
+
+def test_two_leaders_of_one_term_are_found_by_what_they_send(invariants):
+    invariants.sent(AppendEntriesRequest(RPCHeader("a", "a:1"), 3))
+    invariants.sent(TimeoutNowRequest(RPCHeader("b", "b:1")))
+    assert invariants.violations == []
+
+    invariants.sent(InstallSnapshotRequest(RPCHeader("b", "b:1"), 3, 1, 1))
+
+    with pytest.raises(InvariantViolation, match="election safety: a and b both lead term 3"):
+        invariants.check()
+
+
+def test_two_votes_in_one_term_are_found(invariants):
+    invariants.voted("c", 2, "a")
+    invariants.voted("c", 3, "b")
+    invariants.voted("c", 2, "b")
+
+    assert invariants.violations == ["vote: c voted for a and b in term 2"]
+
+
+def test_another_entry_of_the_same_index_and_term_is_found(invariants):
+    invariants.stored("a", 0, [entry(1, 1, b"x")])
+    invariants.stored("b", 0, [entry(1, 1, b"y")])
+
+    assert invariants.violations == ["log matching: b has another entry 1 of term 1"]
+
+
+def test_another_entry_before_the_same_is_found(invariants):
+    invariants.stored("a", 0, log(1, 1, 3))
+    invariants.stored("b", 2, [entry(3, 3)])
+
+    (found,) = invariants.violations
+    assert "at b entry 3 of term 3 follows one of term 2, elsewhere one of term 1" in found
+
+
+def test_an_entry_before_that_was_not_seen_contradicts_nothing(invariants):
+    invariants.stored("a", None, [entry(3, 3)])
+    invariants.stored("b", 0, log(1, 1, 3))
+    invariants.stored("c", None, [entry(3, 3)])
+
+    invariants.check()
+
+
+def test_another_command_applied_at_one_index_is_found(invariants):
+    invariants.applied("a", 1, entry(1, 1, b"x"))
+    invariants.applied("b", None, entry(1, 2, b"y"))
+
+    (found,) = invariants.violations
+    assert found.startswith("state machine safety: at 1 a applied b'x' of term 1, b b'y'")
+
+
+def test_a_leader_whose_log_ends_before_what_is_committed_is_found(invariants):
+    invariants.stored("a", 0, log(1, 1, 1))
+    invariants.applied("a", 1, entry(3, 1))
+    invariants.stored("b", 1, [entry(3, 2)])
+
+    (found,) = invariants.violations
+    assert "the leader of term 2 begins at 3 but 3 was committed before" in found
+
+
+def test_a_leader_with_another_entry_where_one_is_committed_is_found(invariants):
+    invariants.stored("a", 0, log(1, 2))
+    invariants.applied("a", 2, entry(2, 2))
+    invariants.stored("b", 0, log(1, 1))
+    invariants.stored("b", 1, [entry(3, 3)])
+
+    (found,) = invariants.violations
+    assert "the leader of term 3 has term 1 at 2, where term 2 was committed before" in found
+
+
+def test_a_leader_may_lack_what_was_committed_after_its_term(invariants):
+    invariants.stored("a", 0, log(1, 3))
+    invariants.applied("a", 3, entry(2, 3))
+    invariants.stored("b", 1, [entry(2, 2)])
+
+    invariants.check()
+
+
+def test_numbers_that_fall_are_found_within_an_incarnation(invariants):
+    invariants.progressed("a", 1, 5, 9)
+    invariants.progressed("a", 2, 5, 3)
+    assert invariants.violations == []
+
+    invariants.progressed("a", 2, 4, 2)
+
+    assert invariants.violations == [
+        "a: term fell from 5 to 4",
+        "a: commit index fell from 3 to 2",
+    ]
+
+
+def test_a_client_that_was_told_the_truth_finds_no_fault():
+    history = ClientHistory([b"a"], [b"r"], [b"u", b"v"])
+
+    assert history.faults({"n1": [b"a", b"u"], "n2": [b"a", b"u"]}) == []
+
+
+def test_each_lie_to_a_client_is_found():
+    history = ClientHistory([b"a", b"b"], [b"r"])
+
+    assert history.faults({"n1": [b"b", b"r", b"b"]}) == [
+        "n1 applied b'b' 2 times",
+        "n1 lost acknowledged b'a'",
+        "n1 applied refused b'r'",
+    ]
