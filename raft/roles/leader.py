@@ -155,10 +155,10 @@ class Leader(Role):
             apply.future.set_index(index)
             self.inflight.append((index, apply))
         core.raft_log.append(logs)
+        self.peers.kick()  # first: theirs is the longer way
         if self.tail_write is None or self.tail_write.begun:
             # One that has not begun yet takes these along: group commit.
             self.tail_write = core.disk.submit("entries", self._store_tail, self._tail_written)
-        self.peers.kick()
         core.state.set_last_log(core.raft_log.last())
         return index
 
