@@ -1,0 +1,382 @@
+"""The receiver of InstallSnapshot (section 7), and law 4 when a snapshot is installed."""
+
+import io
+
+import pytest
+
+from raft.engine.state import CLUSTER_ID_KEY, HardState
+from raft.errors import SnapshotError, StorageFailedError
+from raft.messages import AppendEntriesRequest, InstallSnapshotRequest
+from raft.roles.candidate import Candidate
+from raft.roles.follower import Follower
+from raft.testing.fsm import RecordedSnapshot, RecordingFSM
+from raft.testing.manual import ManualEvent
+from raft.testing.script import Asked, ScriptedNode, configuration_entry, entries, header, servers
+from raft.types import EntryID, RaftState
+
+MEMBERS = servers("n1", "n2")
+
+
+class Bytes(list):
+    def write(self, data):
+        self.append(data)
+
+
+def state(*commands):
+    """The bytes of a snapshot whose FSM has applied these commands."""
+    sink = Bytes()
+    logs = [log for log in entries(2, terms=(1,) * 20) if log.data in commands]
+    RecordedSnapshot(logs).persist(sink)
+    return b"".join(sink)
+
+
+CONTENT = state(b"2/1", b"3/1")
+
+
+def install(term, index, last_term, **more):
+    more = {"configuration": MEMBERS, "configuration_index": 1, "size": len(CONTENT)} | more
+    return InstallSnapshotRequest(header("n2"), term, index, last_term, **more)
+
+
+@pytest.fixture
+def make():
+    """Nodes at work; a role runs in a task, so that the end of a transfer is heard."""
+
+    def make_node(*terms, **more):
+        node = ScriptedNode(log=entries(2, terms=terms), **more)
+        node.start(Follower)
+        return node
+
+    return make_node
+
+
+def send(node, request, content=CONTENT, reader=None, cluster_id=None):
+    asked = Asked(request, reader or io.BytesIO(content), cluster_id)
+    node.core.inbox.deliver(asked.rpc)
+    node.runtime.run()
+    return asked
+
+
+def commit(node, index, term=1):
+    node.deliver(AppendEntriesRequest(header("n2"), node.core.state.term, index, term, (), index))
+
+
+class SlowReader(io.BytesIO):
+    """Gives its bytes once a door is open."""
+
+    def __init__(self, content, door: ManualEvent):
+        super().__init__(content)
+        self.door = door
+
+    def read(self, size=-1, /):
+        self.door.wait()
+        return super().read(size)
+
+
+# ---- whether to take it ----
+
+
+def test_a_snapshot_replaces_state_and_log(make):
+    """ETC-60, Figure 5.3"""
+    node = make()
+
+    asked = send(node, install(2, 9, 2))
+
+    assert (asked.response.success, asked.response.term) == (True, 2)
+    assert node.fsm.commands() == [b"2/1", b"3/1"]
+    published = node.core.state.published()
+    assert (published.last_log, published.last_snapshot) == (EntryID(2, 9), EntryID(2, 9))
+    assert (published.commit_index, published.applied_index) == (9, 9)
+    assert published.configuration == MEMBERS
+
+
+def test_a_leader_of_the_past_is_refused(make):
+    node = make(3)
+
+    asked = send(node, install(2, 9, 2))
+
+    assert (asked.response.success, asked.response.term) == (False, 3)
+    assert node.snapshots.list() == []
+
+
+def test_a_newer_term_is_adopted_and_the_sender_is_the_leader(make):
+    """ETC-67"""
+    node = make()
+
+    send(node, install(5, 9, 2))
+
+    assert HardState.load(node.store) == HardState(5)
+    assert node.core.state.leader() == ("n2:1", "n2")
+
+
+def test_a_candidate_yields_to_a_snapshot_of_its_own_term():
+    """T5 (b)"""
+    node = ScriptedNode(hard_state=HardState(2, "n1", "n1:1"))
+    asked = Asked(install(2, 9, 2), io.BytesIO(CONTENT))
+
+    node.play(Candidate, asked)
+
+    assert node.core.state.role is RaftState.FOLLOWER
+
+
+@pytest.mark.parametrize("index", [1, 2, 3])
+def test_a_snapshot_of_what_is_committed_is_acknowledged_and_not_installed(make, index):
+    """Departure 4, H4: the state never goes backwards."""
+    node = make(1, 1)
+    commit(node, 3)
+
+    asked = send(node, install(1, index, 1))
+
+    assert asked.response.success
+    assert (node.snapshots.list(), node.fsm.restores) == ([], 0)
+    assert node.core.state.applied_index == 3
+
+
+def test_the_same_snapshot_again_is_acknowledged_and_not_installed(make):
+    """Departure 4."""
+    node = make()
+    send(node, install(2, 9, 2))
+
+    asked = send(node, install(2, 9, 2))
+
+    assert (asked.response.success, node.fsm.restores) == (True, 1)
+
+
+@pytest.mark.parametrize("version", [2, 99])
+def test_an_unknown_version_is_refused(make, version):
+    asked = send(make(), install(2, 9, 2, snapshot_version=version))
+
+    assert isinstance(asked.error, SnapshotError)
+
+
+def test_a_node_whose_disk_failed_takes_none(make):
+    node = make()
+    node.core.fault = OSError("disk")
+
+    assert isinstance(send(node, install(2, 9, 2)).error, StorageFailedError)
+
+
+def test_a_node_without_a_cluster_takes_its_leaders(make):
+    """Departure 15."""
+    node = make()
+
+    send(node, install(2, 9, 2), cluster_id="c1")
+
+    assert node.store.get(CLUSTER_ID_KEY) == b"c1"
+
+
+# ---- taking it in (departure 14) ----
+
+
+def test_the_node_answers_others_while_the_bytes_come_in(make):
+    """Departure 14."""
+    node = make(1)
+    door = node.runtime.event()
+
+    asked = send(node, install(1, 9, 1), reader=SlowReader(CONTENT, door))
+    other = node.deliver(AppendEntriesRequest(header("n2"), 1, 2, 1))
+    assert (asked.is_answered, other.response.success) == (False, True)
+    door.set()
+    node.runtime.run()
+
+    assert asked.response.success
+
+
+def test_a_second_snapshot_at_the_same_time_is_refused(make):
+    node = make()
+    door = node.runtime.event()
+    send(node, install(2, 9, 2), reader=SlowReader(CONTENT, door))
+
+    assert not send(node, install(2, 9, 2)).response.success
+
+    door.set()
+    node.runtime.run()
+    assert send(node, install(2, 12, 2)).response.success
+
+
+@pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT + b"x", b""])
+def test_fewer_or_more_bytes_than_announced_are_an_error(make, content):
+    node = make()
+
+    asked = send(node, install(2, 9, 2), content)
+
+    assert isinstance(asked.error, SnapshotError)
+    assert (node.snapshots.list(), node.core.state.commit_index) == ([], 0)
+
+
+def test_a_stream_that_breaks_is_an_error_and_the_next_one_is_taken(make):
+    class Broken(io.BytesIO):
+        def read(self, size=-1, /):
+            raise OSError("connection")
+
+    node = make()
+
+    asked = send(node, install(2, 9, 2), reader=Broken())
+
+    assert isinstance(asked.error, OSError)
+    assert send(node, install(2, 9, 2)).response.success
+
+
+def test_a_term_that_ended_meanwhile_ends_the_installation(make):
+    """Departure 14: main looks anew at the end."""
+    node = make()
+    door = node.runtime.event()
+    asked = send(node, install(2, 9, 2), reader=SlowReader(CONTENT, door))
+    node.deliver(AppendEntriesRequest(header("n3"), 3))
+
+    door.set()
+    node.runtime.run()
+
+    assert (asked.response.success, asked.response.term) == (False, 3)
+    assert (node.fsm.restores, node.core.state.commit_index) == (0, 0)
+
+
+def test_a_log_that_overtook_it_meanwhile_stays(make):
+    """Departure 14, departure 4."""
+    node = make(1)
+    door = node.runtime.event()
+    asked = send(node, install(1, 3, 1), reader=SlowReader(CONTENT, door))
+    node.deliver(AppendEntriesRequest(header("n2"), 1, 2, 1, tuple(entries(3, terms=(1, 1))), 4))
+
+    door.set()
+    node.runtime.run()
+
+    assert (asked.response.success, node.fsm.restores) == (True, 0)
+    assert node.core.state.applied_index == 4
+
+
+# ---- law 4: what becomes of the log ----
+
+
+def test_a_log_that_holds_the_snapshots_last_entry_is_kept(make):
+    """Law 4, departure 4."""
+    node = make(1, 1, 1)
+
+    send(node, install(1, 3, 1))
+
+    assert node.stored() == [(1, 1), (2, 1), (3, 1), (4, 1)]
+    assert node.core.raft_log.last() == EntryID(1, 4)
+    assert node.core.raft_log.boundary() == EntryID(1, 3)
+
+
+@pytest.mark.parametrize(
+    ("terms", "index", "last_term"),
+    [
+        pytest.param((1, 1, 1), 3, 2, id="another term there"),
+        pytest.param((1,), 9, 2, id="ends before"),
+        pytest.param((1, 1, 1, 1, 1), 4, 2, id="goes on behind in another past"),
+    ],
+)
+def test_a_log_that_does_not_hold_it_is_dropped_whole(make, terms, index, last_term):
+    """Law 4, departure 4: the log never has a hole, and nothing divergent below one."""
+    node = make(*terms)
+
+    send(node, install(2, index, last_term))
+
+    assert node.stored() == []
+    assert node.core.raft_log.last() == EntryID(last_term, index)
+
+
+def test_replication_goes_on_behind_an_installed_snapshot(make):
+    """Law 4: the log begins right behind the snapshot."""
+    node = make(1)
+    send(node, install(2, 9, 2))
+
+    asked = node.deliver(
+        AppendEntriesRequest(header("n2"), 2, 9, 2, tuple(entries(10, terms=(2,))), 10)
+    )
+
+    assert asked.response.success
+    assert node.stored() == [(10, 2)]
+    assert node.core.state.applied_index == 10
+
+
+def test_a_kept_log_is_compacted(make):
+    node = make(*[1] * 9, config={"trailing_logs": 2})
+
+    send(node, install(1, 8, 1))
+
+    assert node.store.first_index() == 9
+
+
+def test_a_log_that_cannot_be_dropped_is_a_failed_disk(make):
+    node = make(1)
+
+    def fail(name):
+        if name.startswith("delete"):
+            raise OSError("disk")
+
+    node.store.before_write = fail
+    asked = send(node, install(1, 9, 1))
+
+    assert isinstance(asked.error, StorageFailedError)
+    assert node.core.fault is not None
+
+
+def test_a_crash_before_the_log_was_dropped_is_made_up_for_at_start(make):
+    """Law 4: again at start."""
+    node = make(1, 1)
+
+    def fail(name):
+        if name.startswith("delete"):
+            raise OSError("power")
+
+    node.store.before_write = fail
+    send(node, install(2, 9, 2))
+    node.store.before_write = lambda _: None
+    node = node.restarted()
+
+    assert node.stored() == []
+    assert node.core.raft_log.last() == EntryID(2, 9)
+    assert node.fsm.commands() == [b"2/1", b"3/1"]
+
+
+# ---- configurations, FSM ----
+
+
+def test_a_later_configuration_in_a_kept_log_stays_the_latest():
+    bigger = servers("n1", "n2", "n3", "n4")
+    node = ScriptedNode(log=[*entries(2, terms=(1,)), configuration_entry(3, 1, bigger)])
+    node.start(Follower)
+
+    send(node, install(1, 2, 1))
+
+    members = node.core.membership
+    assert (members.committed, members.latest, members.latest_index) == (MEMBERS, bigger, 3)
+
+
+def test_the_configurations_of_a_dropped_log_are_forgotten():
+    bigger = servers("n1", "n2", "n3", "n4")
+    node = ScriptedNode(log=[*entries(2, terms=(1,)), configuration_entry(3, 1, bigger)])
+    node.start(Follower)
+
+    send(node, install(2, 9, 2, configuration_index=7))
+
+    members = node.core.membership
+    assert (members.latest, members.latest_index, members.is_stable()) == (MEMBERS, 7, True)
+
+
+def test_a_snapshot_that_makes_a_voter_a_nonvoter_is_obeyed(make):
+    """ETC-61, ETC-62"""
+    node = make()
+
+    send(node, install(2, 9, 2, configuration=servers("n2", nonvoters=["n1"])))
+    node.runtime.advance(5.0)
+
+    assert node.core.state.role is RaftState.FOLLOWER
+
+
+def test_a_restore_that_fails_is_acknowledged_all_the_same():
+    """Departure 9: the snapshot is durable, and the FSM is poisoned until a retry succeeds."""
+
+    def fail(_):
+        raise ValueError("bad")
+
+    node = ScriptedNode(fsm=RecordingFSM(on_restore=fail))
+    node.start(Follower)
+
+    asked = send(node, install(2, 9, 2))
+
+    assert asked.response.success
+    assert isinstance(node.core.fsm.poison, ValueError)
+    assert node.core.state.applied_index == 0

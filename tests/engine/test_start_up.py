@@ -1,0 +1,385 @@
+"""What a node makes of its stores before its threads run, and the first state of all."""
+
+from dataclasses import replace
+
+import pytest
+
+from raft.engine.first_start import (
+    bootstrap_here,
+    check_bootstrap,
+    choose_cluster_id,
+    has_existing_state,
+    write_first_state,
+)
+from raft.engine.inbox import Bootstrap
+from raft.engine.state import CLUSTER_ID_KEY, LEGACY_TERM_KEY, HardState
+from raft.errors import (
+    CantBootstrapError,
+    InvalidConfigurationError,
+    LogCorruptError,
+    LogGapError,
+    NotVoterError,
+    SnapshotError,
+    StorageFailedError,
+)
+from raft.futures import Future
+from raft.roles.candidate import Candidate
+from raft.roles.follower import Follower
+from raft.snapshots import InmemSnapshotStore
+from raft.testing.fsm import RecordedSnapshot
+from raft.testing.manual import ManualRuntime
+from raft.testing.script import (
+    ScriptedNode,
+    ScriptedStore,
+    configuration_entry,
+    entries,
+    servers,
+)
+from raft.types import NO_ENTRY, Configuration, EntryID, Server, ServerSuffrage
+
+MEMBERS, BIGGER = servers("n1", "n2"), servers("n1", "n2", "n3")
+
+
+@pytest.fixture
+def runtime():
+    return ManualRuntime()
+
+
+@pytest.fixture
+def store(runtime):
+    return ScriptedStore(runtime)
+
+
+@pytest.fixture
+def snapshots(runtime):
+    return InmemSnapshotStore(runtime=runtime)
+
+
+def take_snapshot(snapshots, index, term, configuration=MEMBERS):
+    sink = snapshots.create(1, index, term, configuration, 1)
+    RecordedSnapshot([log for log in entries(2, terms=(1,) * 9) if log.index <= index]).persist(
+        sink
+    )
+    sink.close()
+
+
+def started(store, snapshots, runtime, **more):
+    return ScriptedNode(store=store, snapshots=snapshots, runtime=runtime, **more)
+
+
+# ---- loading ----
+
+
+def test_blank_stores_make_a_blank_node(store, snapshots, runtime):
+    core = started(store, snapshots, runtime).core
+
+    assert (core.state.term, core.raft_log.last(), core.membership.latest_index) == (0, NO_ENTRY, 0)
+    assert core.cluster_id is None
+
+
+def test_log_vote_and_configuration_are_loaded(store, snapshots, runtime):
+    store.store_logs([configuration_entry(1, 1, MEMBERS), *entries(2, terms=(1, 2))])
+    store.store_logs([configuration_entry(4, 2, BIGGER)])
+    HardState(3, "n2", "n2:1").save(store)
+    store.set(CLUSTER_ID_KEY, b"c1")
+
+    core = started(store, snapshots, runtime).core
+
+    assert (core.hard_state, core.state.term) == (HardState(3, "n2", "n2:1"), 3)
+    assert core.state.published().last_log == EntryID(2, 4)
+    assert (core.membership.latest, core.membership.latest_index) == (BIGGER, 4)
+    assert core.membership.committed_index == 1
+    assert (core.state.commit_index, core.state.applied_index) == (0, 0)
+    assert core.cluster_id == "c1"
+
+
+def test_the_newest_snapshot_is_restored_and_counts_as_committed(store, snapshots, runtime):
+    store.store_logs([configuration_entry(1, 1, MEMBERS), *entries(2, terms=(1, 1, 1))])
+    take_snapshot(snapshots, 3, 1)
+
+    node = started(store, snapshots, runtime)
+
+    assert node.fsm.commands() == [b"2/1", b"3/1"]
+    assert (node.core.state.commit_index, node.core.state.applied_index) == (3, 3)
+    assert node.core.raft_log.boundary() == EntryID(1, 3)
+
+
+def test_an_fsm_that_keeps_its_state_is_not_restored(store, snapshots, runtime):
+    take_snapshot(snapshots, 3, 1)
+
+    node = started(store, snapshots, runtime, config={"no_snapshot_restore_on_start": True})
+
+    assert (node.fsm.restores, node.core.state.applied_index) == (0, 3)
+
+
+def test_a_configuration_behind_the_snapshot_is_the_latest(store, snapshots, runtime):
+    store.store_logs([*entries(4, terms=(1,)), configuration_entry(5, 1, BIGGER)])
+    take_snapshot(snapshots, 3, 1)
+
+    members = started(store, snapshots, runtime).core.membership
+
+    assert (members.committed, members.latest, members.latest_index) == (MEMBERS, BIGGER, 5)
+
+
+class Shelf:
+    """A snapshot store with several snapshots, some of them unreadable."""
+
+    def __init__(self, runtime, *broken):
+        self.stores = {}
+        self.broken = broken
+        self.runtime = runtime
+
+    def add(self, index):
+        store = InmemSnapshotStore(runtime=self.runtime)
+        take_snapshot(store, index, 1)
+        self.stores[index] = store
+
+    def list(self):
+        return [self.stores[index].list()[0] for index in sorted(self.stores, reverse=True)]
+
+    def open(self, snapshot_id):
+        index = int(snapshot_id.split("-")[1])
+        if index in self.broken:
+            raise SnapshotError("checksum")
+        return self.stores[index].open(snapshot_id)
+
+
+def test_a_snapshot_that_cannot_be_read_gives_way_to_an_older_one(store, runtime):
+    store.store_logs([configuration_entry(1, 1, MEMBERS), *entries(2, terms=(1,) * 5)])
+    shelf = Shelf(runtime, 5)
+    shelf.add(3)
+    shelf.add(5)
+
+    core = started(store, shelf, runtime).core
+
+    assert (core.state.applied_index, core.raft_log.boundary()) == (3, EntryID(1, 3))
+
+
+def test_a_node_does_not_start_when_no_snapshot_can_be_read(store, runtime):
+    shelf = Shelf(runtime, 3)
+    shelf.add(3)
+
+    with pytest.raises(SnapshotError, match="none of 1 snapshots"):
+        started(store, shelf, runtime)
+
+
+def test_an_older_snapshot_below_a_compacted_log_is_a_gap(store, runtime):
+    store.store_logs(entries(5, terms=(1, 1)))
+    shelf = Shelf(runtime, 5)
+    shelf.add(3)
+    shelf.add(5)
+
+    with pytest.raises(LogGapError):
+        started(store, shelf, runtime)
+
+
+# ---- law 4 at start ----
+
+
+@pytest.mark.parametrize(
+    ("first", "terms", "kept"),
+    [
+        pytest.param(1, (1, 1, 1, 1), True, id="the same entry there"),
+        pytest.param(4, (1, 1), True, id="begins right behind"),
+        pytest.param(1, (1, 1), False, id="ends before"),
+        pytest.param(1, (1, 1, 2, 2), False, id="another term there"),
+    ],
+)
+def test_a_log_that_does_not_join_the_snapshot_is_dropped(
+    store, snapshots, runtime, first, terms, kept
+):
+    """Law 4, departure 4."""
+    store.store_logs(entries(first, terms=terms))
+    take_snapshot(snapshots, 3, 1)
+
+    node = started(store, snapshots, runtime)
+
+    assert bool(node.stored()) is kept
+    assert node.core.raft_log.last_index() == (first + len(terms) - 1 if kept else 3)
+
+
+@pytest.mark.parametrize(("first", "with_snapshot"), [(5, True), (2, False)])
+def test_a_gap_refuses_to_start(store, snapshots, runtime, first, with_snapshot):
+    """Law 4, departure 4."""
+    store.store_logs(entries(first, terms=(1, 1)))
+    if with_snapshot:
+        take_snapshot(snapshots, 3, 1)
+
+    with pytest.raises(LogGapError, match="entries are missing"):
+        started(store, snapshots, runtime)
+
+
+@pytest.mark.parametrize("index", [2, 4])
+def test_an_entry_that_the_disk_has_changed_refuses_to_start(store, snapshots, runtime, index):
+    """Departure 16: every entry is checked when the log is scanned."""
+    store.store_logs([configuration_entry(1, 1, MEMBERS), *entries(2, terms=(1, 1, 1))])
+    store.store_logs([replace(store.get_log(index), data=b"rotten")])
+
+    with pytest.raises(LogCorruptError, match=f"entry {index}"):
+        started(store, snapshots, runtime)
+
+
+def test_entries_below_the_snapshot_are_not_looked_at(store, snapshots, runtime):
+    store.store_logs([configuration_entry(1, 1, MEMBERS), *entries(2, terms=(1, 1, 1))])
+    store.store_logs([replace(store.get_log(2), data=b"rotten")])
+    take_snapshot(snapshots, 3, 1)
+
+    assert started(store, snapshots, runtime).core.raft_log.last_index() == 4
+
+
+# ---- the vote record ----
+
+
+def test_a_term_that_a_cut_short_bootstrap_left_out_is_made_up_for(store, snapshots, runtime):
+    store.store_logs([configuration_entry(1, 1, MEMBERS)])
+
+    node = started(store, snapshots, runtime)
+
+    assert node.core.state.term == 1
+    assert HardState.load(store) == HardState(1)
+
+
+def test_the_originals_keys_are_imported(store, snapshots, runtime):
+    store.store_logs([configuration_entry(1, 1, MEMBERS)])
+    store.set_uint64(LEGACY_TERM_KEY, 7)
+
+    assert started(store, snapshots, runtime).core.state.term == 7
+
+
+# ---- the first state of all ----
+
+
+def test_the_first_state_is_written_so_that_a_crash_leaves_nothing_half_done(store):
+    write_first_state(store, store, MEMBERS, "c1")
+
+    assert store.writes == ["set ClusterID", "store 1-1", "set HardState"]
+    assert store.get_log(1) == configuration_entry(1, 1, MEMBERS)
+    assert HardState.load(store) == HardState(1)
+
+
+@pytest.mark.parametrize("what", ["term", "entry", "snapshot", "legacy term"])
+def test_anything_in_the_stores_is_existing_state(store, snapshots, what):
+    assert not has_existing_state(store, store, snapshots)
+
+    if what == "term":
+        HardState(1).save(store)
+    elif what == "entry":
+        store.store_logs(entries(1, terms=(1,)))
+    elif what == "snapshot":
+        take_snapshot(snapshots, 3, 1)
+    else:
+        store.set_uint64(LEGACY_TERM_KEY, 1)
+
+    assert has_existing_state(store, store, snapshots)
+
+
+def test_a_cluster_id_alone_is_no_state(store, snapshots):
+    """A bootstrap that was cut short there can be done again."""
+    store.set(CLUSTER_ID_KEY, b"c1")
+
+    assert not has_existing_state(store, store, snapshots)
+
+
+def test_a_configuration_that_cannot_work_bootstraps_nothing():
+    with pytest.raises(InvalidConfigurationError, match="at least one voter"):
+        check_bootstrap(servers(nonvoters=["n1"]))
+
+
+def test_a_cluster_id_is_as_given(runtime):
+    """Departure 15."""
+    assert choose_cluster_id(runtime, MEMBERS, "mine") == "mine"
+
+
+def test_a_single_server_invents_its_clusters_id(runtime):
+    """Departure 15."""
+    one = servers("n1")
+
+    assert choose_cluster_id(runtime, one, None) != choose_cluster_id(runtime, one, None)
+
+
+def test_servers_bootstrapped_alike_and_apart_agree_on_the_id(runtime):
+    """Departure 15."""
+    turned = Configuration(MEMBERS.servers[::-1])
+
+    assert choose_cluster_id(runtime, MEMBERS, None) == choose_cluster_id(runtime, turned, None)
+    assert choose_cluster_id(runtime, MEMBERS, None) != choose_cluster_id(runtime, BIGGER, None)
+
+
+# ---- bootstrapping a running node ----
+
+
+def blank(**more):
+    return ScriptedNode(configuration=servers(), **more)
+
+
+def bootstrap(configuration):
+    return Bootstrap(configuration, None, Future())
+
+
+def test_a_blank_node_is_bootstrapped_and_knows_it():
+    node = blank()
+    message = bootstrap(MEMBERS)
+
+    node.play(Follower, message)
+
+    assert message.future.error(0) is None
+    core = node.core
+    assert (core.state.term, core.membership.latest) == (1, MEMBERS)
+    assert core.raft_log.last() == EntryID(1, 1)
+    assert core.cluster_id is not None
+    assert node.restarted().core.membership.latest == MEMBERS
+
+
+@pytest.mark.parametrize(
+    ("configuration", "error"),
+    [
+        (servers("n2"), NotVoterError),
+        (
+            Configuration([Server("n1", "n1:1", ServerSuffrage.NONVOTER), Server("n2", "n2:1")]),
+            NotVoterError,
+        ),
+        (servers(), InvalidConfigurationError),
+    ],
+)
+def test_a_configuration_without_us_as_a_voter_is_refused(configuration, error):
+    """LIF-04"""
+    node = blank()
+
+    with pytest.raises(error):
+        bootstrap_here(node.core, configuration, None)
+
+    assert node.store.writes == []
+
+
+@pytest.mark.parametrize("hard_state", [None, HardState(1)])
+def test_a_node_with_state_cannot_be_bootstrapped(hard_state):
+    node = ScriptedNode() if hard_state is None else blank(hard_state=hard_state)
+
+    with pytest.raises(CantBootstrapError):
+        bootstrap_here(node.core, MEMBERS, None)
+
+
+def test_a_candidate_cannot_be_bootstrapped():
+    node = ScriptedNode()
+    message = bootstrap(MEMBERS)
+
+    node.play(Candidate, message)
+
+    assert isinstance(message.future.error(0), CantBootstrapError)
+
+
+def test_a_bootstrap_that_fails_half_way_is_answered_and_can_be_finished_at_the_next_start():
+    node = blank()
+
+    def fail(name):
+        if name == "set HardState":
+            raise OSError("disk")
+
+    node.store.before_write = fail
+    message = bootstrap(MEMBERS)
+    node.play(Follower, message)
+    node.store.before_write = lambda _: None
+
+    assert isinstance(message.future.error(0), StorageFailedError)
+    core = node.restarted().core
+    assert (core.state.term, core.membership.latest) == (1, MEMBERS)
