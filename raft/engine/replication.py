@@ -158,7 +158,9 @@ class PeerReplicator:
                     self._kicked or remaining == 0.0
                 ):
                     return True
-                self._changed.wait(None if remaining == 0.0 else remaining)
+                farewell = self._farewell[1].remaining() if self._farewell else None
+                limits = [seconds for seconds in (remaining, farewell) if seconds]
+                self._changed.wait(min(limits, default=None))
             return False
 
     def _wait_backoff(self) -> bool:
