@@ -233,9 +233,12 @@ def test_a_child_that_outlives_the_parent_does_not_keep_the_file_locked(path):
         """
 store = SQLiteStore(path)
 store.store_logs(entries(1, 5))
+forked, tell = os.pipe()
 if os.fork() == 0:
+    os.write(tell, b"!")  # the hooks of the fork have run
     sys.stdin.read()  # lives until the test lets go
     os._exit(0)
+os.read(forked, 1)
 print("forked", flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """,
