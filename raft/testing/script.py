@@ -125,6 +125,7 @@ class ScriptedInbox(Inbox):
                 self._manual.advance(until - self._manual.now)
                 if not self._control:
                     return None
+                self.script.appendleft(step)  # what happened on the way is heard first
             elif isinstance(step, Pause):
                 self._manual.advance(step.seconds)
             elif isinstance(step, Asked):

@@ -1,0 +1,180 @@
+import pytest
+
+from raft.engine.inbox import FSMPoisoned
+from raft.engine.state import HardState
+from raft.messages import AppendEntriesRequest, RequestVoteRequest
+from raft.observer import LeaderObservation
+from raft.roles.follower import Follower
+from raft.testing.script import DEADLINE, Asked, Pause, ScriptedNode, entries, header, servers
+from raft.types import RaftState
+
+TIMEOUT = 0.1  # ScriptedNode's heartbeat_timeout
+
+
+def heartbeat(term=1, leader="n2"):
+    return Asked(AppendEntriesRequest(header(leader), term))
+
+
+def vote(term, candidate="n2"):
+    return Asked(RequestVoteRequest(header(candidate), term, 99, 99))
+
+
+def rounds_played(configuration, rounds=3):
+    node = ScriptedNode(configuration=configuration)
+    node.play(Follower, *[DEADLINE] * rounds)
+    return node.core.state.role
+
+
+def test_a_nonvoter_stays_a_follower():
+    """ELE-09"""
+    assert rounds_played(servers("n2", nonvoters=["n1"])) is RaftState.FOLLOWER
+
+
+def test_a_voter_becomes_a_candidate():
+    """ELE-10, PAP-07"""
+    assert rounds_played(servers("n1")) is RaftState.CANDIDATE
+
+
+def test_a_server_that_is_not_in_the_configuration_stays_a_follower():
+    """ELE-11, ETC-27"""
+    assert rounds_played(servers("n2")) is RaftState.FOLLOWER
+
+
+def test_a_blank_node_stays_a_follower():
+    assert rounds_played(servers()) is RaftState.FOLLOWER
+
+
+def test_a_node_starts_as_follower():
+    """PAP-05"""
+    assert ScriptedNode().core.state.role is RaftState.FOLLOWER
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.5, 0.99])
+def test_the_election_timer_is_once_to_twice_the_heartbeat_timeout(chance):
+    """Section 5.2"""
+    node = ScriptedNode()
+    node.runtime.chance = chance
+    began = node.runtime.now
+
+    node.play(Follower)
+
+    assert node.core.inbox.untils == [pytest.approx(began + TIMEOUT * (1 + chance))]
+
+
+def test_contact_puts_the_election_off():
+    node = ScriptedNode()
+    began = node.runtime.now
+
+    node.play(Follower, Pause(0.06), heartbeat(), DEADLINE)
+
+    assert node.core.state.role is RaftState.FOLLOWER
+    assert node.core.inbox.untils[-1] == pytest.approx(began + 0.06 + TIMEOUT)
+
+
+def test_silence_after_contact_is_an_election():
+    node = ScriptedNode()
+
+    node.play(Follower, Pause(0.06), heartbeat(), DEADLINE, DEADLINE)
+
+    assert node.core.state.role is RaftState.CANDIDATE
+
+
+def test_a_vote_given_puts_the_election_off():
+    """Section 5.2"""
+    node = ScriptedNode()
+
+    node.play(Follower, Pause(0.06), vote(2), DEADLINE)
+
+    assert node.core.state.role is RaftState.FOLLOWER
+
+
+def test_a_vote_refused_does_not():
+    node = ScriptedNode(hard_state=HardState(2, "n3", "n3:1"))
+
+    node.play(Follower, Pause(0.06), vote(2), DEADLINE)
+
+    assert node.core.state.role is RaftState.CANDIDATE
+
+
+def test_the_leader_is_forgotten_when_it_is_silent():
+    node = ScriptedNode(configuration=servers("n2", nonvoters=["n1"]))
+
+    node.play(Follower, heartbeat(), DEADLINE, DEADLINE)
+
+    assert node.core.state.leader() == ("", "")
+    assert LeaderObservation("", "") in node.events
+
+
+def test_a_gap_in_which_the_process_did_not_run_costs_no_election():
+    """Section 9 of the design: what the leader sent meanwhile has yet to be read."""
+    node = ScriptedNode()
+
+    node.play(Follower, Pause(0.6), heartbeat())
+
+    assert node.core.state.role is RaftState.FOLLOWER
+
+
+def test_a_gap_puts_the_election_off_once():
+    node = ScriptedNode()
+
+    node.play(Follower, Pause(0.6), DEADLINE, DEADLINE)
+
+    assert node.core.state.role is RaftState.CANDIDATE
+
+
+def test_a_timer_that_fires_a_little_late_is_no_gap():
+    node = ScriptedNode()
+
+    node.play(Follower, Pause(TIMEOUT + 0.04))
+    node.play(Follower, Pause(TIMEOUT + 0.04), DEADLINE)
+
+    assert node.core.state.role is RaftState.CANDIDATE
+
+
+# ---- who is not fit does not campaign ----
+
+
+def test_a_poisoned_fsm_keeps_a_node_from_campaigning():
+    """Departure 9."""
+    node = ScriptedNode()
+    node.core.fsm.poison = ValueError("half restored")
+
+    node.play(Follower, FSMPoisoned(node.core.fsm.poison), DEADLINE, DEADLINE)
+
+    assert node.core.state.role is RaftState.FOLLOWER
+
+
+def fail(_):
+    raise OSError("disk")
+
+
+def test_a_failed_disk_keeps_a_node_from_campaigning_until_a_probe_is_durable():
+    """Departure 8."""
+    node = ScriptedNode()
+    node.store.before_write = fail
+    node.play(Follower, vote(2), DEADLINE, DEADLINE)
+    assert (node.core.state.role, node.core.fault is None) == (RaftState.FOLLOWER, False)
+
+    node.store.before_write = lambda _: None
+    node.play(Follower, DEADLINE)
+
+    assert (node.core.state.role, node.core.fault) == (RaftState.CANDIDATE, None)
+
+
+def test_a_failed_disk_is_probed_with_a_leader_as_well():
+    """Departure 8: until then the node can acknowledge nothing."""
+    node = ScriptedNode()
+    node.store.before_write = fail
+    node.play(Follower, vote(2))
+    node.store.before_write = lambda _: None
+
+    node.play(Follower, DEADLINE)
+    asked = node.ask(AppendEntriesRequest(header("n2"), 2, 1, 1, tuple(entries(2, terms=(2,))), 2))
+
+    assert asked.response.success
+
+
+def test_why_a_node_does_not_campaign_is_said_once(caplog):
+    rounds_played(servers("n2"), rounds=5)
+
+    assert caplog.text.count("not a voter") == 1
