@@ -65,11 +65,11 @@ class Role:
             SnapshotTaken: self.on_snapshot_taken,
             SnapshotReceived: snapshots.finish,
             FSMPoisoned: self.on_fsm_poisoned,
+            TailWriteFailed: self.on_tail_write_failed,
             # Left over from another role or term.
             CommitAdvanced: self.ignore,
             NewerTermSeen: self.ignore,
             BeatAnswered: self.ignore,
-            TailWriteFailed: self.ignore,
             VoteReceived: self.ignore,
         }
 
@@ -151,6 +151,13 @@ class Role:
     def on_fsm_poisoned(self, message: FSMPoisoned) -> None:
         """A node whose FSM is broken neither campaigns nor leads."""
         self.core.log.error("fsm is poisoned error=%s", message.error)
+
+    def on_tail_write_failed(self, message: TailWriteFailed) -> None:
+        """Trust the stores no more until they are read anew, also when leadership ended first.
+
+        What such a write has left may look like durable entries (law 6).
+        """
+        self.core.fault = message.error
 
     def ignore(self, message: Message) -> None:
         """Drop what belongs to another role or term."""

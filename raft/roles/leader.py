@@ -177,9 +177,8 @@ class Leader(Role):
 
     def on_tail_write_failed(self, message: TailWriteFailed) -> None:
         """Law 4: leave, and append nothing more in this term."""
-        if message.term == self.term:
-            self.core.fault = message.error
-            self._step_down(StorageFailedError(f"the leader's disk failed: {message.error}"))
+        super().on_tail_write_failed(message)
+        self._step_down(StorageFailedError(f"the leader's disk failed: {message.error}"))
 
     # ---- committing ----
 
@@ -299,8 +298,9 @@ class Leader(Role):
             # read. Nothing was confirmed meanwhile; the peers have one lease to be heard anew.
             self.core.log.warning("process was stalled seconds=%.3f", now - self.lease_at)
             self.lease_at = now + lease
-        if self.core.disk.is_stalled():
-            self.core.log.error("own disk is stalled, stepping down")
+        if not self.core.disk.is_fit():
+            # Departure 8; also when what overran, or failed in the background, has ended.
+            self.core.log.error("own disk is not fit, stepping down")
             self._step_down()
         elif now >= self.lease_at:
             self._check_lease()
@@ -348,7 +348,8 @@ class Leader(Role):
                 raise StorageFailedError(f"{self.core.local_id} leads this term already")
             return request.term > self.term
         if isinstance(request, RequestVoteRequest):
-            return request.leadership_transfer and request.term > self.term
+            is_member = self.core.membership.latest.server(request.header.id) is not None
+            return is_member and request.leadership_transfer and request.term > self.term
         return False
 
     def on_fsm_poisoned(self, message: FSMPoisoned) -> None:

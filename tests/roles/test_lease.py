@@ -1,0 +1,134 @@
+import pytest
+
+from raft.engine.inbox import VerifyLeader
+from raft.errors import NotLeaderError
+from raft.futures import Future
+from raft.roles.lease import SHORTEST_CHECK, Verifications, quorum_contact
+from raft.testing.script import servers
+
+THREE = servers("n1", "n2", "n3")
+FIVE = servers("n1", "n2", "n3", "n4", "n5")
+NOW, LEASE = 100.0, 0.5
+
+
+def contact(configuration, local_id="n1", **seconds_ago):
+    heard = {server_id: NOW - seconds for server_id, seconds in seconds_ago.items()}
+    return quorum_contact(configuration, local_id, heard, NOW, LEASE)
+
+
+@pytest.mark.parametrize(
+    ("configuration", "seconds_ago", "in_contact"),
+    [
+        (servers("n1"), {}, True),
+        (THREE, {"n2": 0.1}, True),
+        (THREE, {"n2": LEASE}, True),
+        (THREE, {"n2": 0.6, "n3": 0.6}, False),
+        (THREE, {}, False),
+        (FIVE, {"n2": 0.1}, False),
+        (FIVE, {"n2": 0.1, "n3": 0.1}, True),
+        (servers("n1", "n2", "n3", nonvoters=["n4"]), {"n4": 0.1}, False),
+    ],
+)
+def test_a_quorum_of_voters_must_have_answered_within_the_lease(
+    configuration, seconds_ago, in_contact
+):
+    """ETC-30, ETC-31"""
+    assert contact(configuration, **seconds_ago)[0] is in_contact
+
+
+def test_a_leader_that_is_no_voter_does_not_count_itself():
+    without_us = servers("n2", "n3")
+
+    assert not contact(without_us, n2=0.1)[0]
+    assert contact(without_us, n2=0.1, n3=0.1)[0]
+
+
+def test_the_next_look_is_when_the_oldest_contact_would_run_out():
+    assert contact(THREE, n2=0.1, n3=0.3)[1] == pytest.approx(0.2)
+
+
+def test_looks_are_never_closer_than_the_shortest_check():
+    assert contact(THREE, n2=LEASE)[1] == SHORTEST_CHECK
+
+
+# ---- verification (departure 5) ----
+
+
+def request(verifications):
+    message = VerifyLeader(Future())
+    verifications.add(message)
+    return message.future
+
+
+def test_a_quorum_of_confirmations_answers():
+    verifications = Verifications()
+    future = request(verifications)
+
+    verifications.settle(THREE, "n1")
+    assert not future.done()
+    verifications.confirm("n2", 1)
+    verifications.settle(THREE, "n1")
+
+    assert future.error(0) is None
+
+
+def test_a_single_voter_confirms_itself():
+    verifications = Verifications()
+    future = request(verifications)
+
+    verifications.settle(servers("n1"), "n1")
+
+    assert future.done()
+
+
+def test_confirmations_of_others_than_voters_do_not_count():
+    """Departure 5."""
+    verifications = Verifications()
+    future = request(verifications)
+
+    verifications.confirm("n4", 1)
+    verifications.confirm("n9", 1)
+    verifications.settle(servers("n1", "n2", "n3", nonvoters=["n4"]), "n1")
+
+    assert not future.done()
+
+
+def test_a_confirmation_counts_for_what_was_asked_before_its_round_only():
+    """Departure 5."""
+    verifications = Verifications()
+    first, second = request(verifications), request(verifications)
+
+    verifications.confirm("n2", 1)
+    verifications.settle(THREE, "n1")
+
+    assert (first.done(), second.done()) == (True, False)
+
+
+def test_one_round_confirms_everybody_who_asked_before_it():
+    verifications = Verifications()
+    futures = [request(verifications) for _ in range(5)]
+
+    verifications.confirm("n3", verifications.sequence)
+    verifications.settle(THREE, "n1")
+
+    assert all(future.done() for future in futures)
+
+
+def test_a_late_confirmation_of_an_older_round_takes_nothing_back():
+    verifications = Verifications()
+    future = request(verifications)
+    verifications.confirm("n2", 1)
+
+    verifications.confirm("n2", 0)
+    verifications.settle(THREE, "n1")
+
+    assert future.done()
+
+
+def test_everybody_is_told_when_leadership_ends():
+    verifications = Verifications()
+    futures = [request(verifications) for _ in range(2)]
+
+    verifications.fail_all(NotLeaderError())
+
+    assert [type(future.error(0)) for future in futures] == [NotLeaderError] * 2
