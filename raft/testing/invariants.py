@@ -102,9 +102,9 @@ class Invariants:
                 prev_term = log.term
 
     def applied(self, node: ServerID, term: int | None, log: Log) -> None:
-        """Report that an FSM has applied a command while its node was in `term`.
+        """Report that a node in `term` has applied an entry, or knows it to be committed.
 
-        State machine safety: no other FSM applies another command at this index. None for a
+        State machine safety: no other node applies another entry at this index. None for a
         command that was restored.
         """
         with self._lock:

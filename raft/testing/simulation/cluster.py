@@ -13,6 +13,7 @@ from typing import Any
 from raft.bootstrap import bootstrap_cluster
 from raft.config import Config
 from raft.node import Raft
+from raft.runtime import Deadline
 from raft.snapshots.inmem import InmemSnapshotStore
 from raft.stores.inmem import InmemStore
 from raft.testing.fsm import BatchingRecordingFSM, RecordingFSM
@@ -29,6 +30,7 @@ from raft.testing.simulation.runtime import (
 from raft.testing.simulation.transport import SimTransport
 from raft.types import Configuration, Log, RaftState, Server, ServerID
 
+_CALL_PERIOD = 0.1  # seconds between looks whether the process that is asked has died
 _START_PERIOD = 0.1  # seconds between looks whether a starting process has died
 
 
@@ -107,6 +109,12 @@ class SimServer:
             self.disk.crash()
             self.process = self.node = self.fsm = None
 
+    def revive(self) -> None:
+        """Start an incarnation if there is none, or the node has shut itself down."""
+        if not self.is_up():
+            self.crash()
+            self.start()
+
     def call(self, action: Callable[[Raft], Any], timeout: float) -> tuple[bool, Any]:
         """Run something on a task of this process; (False, None) when it does not come back.
 
@@ -126,7 +134,11 @@ class SimServer:
             done.set()
 
         process.spawn(f"raft-{self.id}-client", run)
-        return (True, outcome[0]) if done.wait(timeout) else (False, None)
+        deadline = Deadline(process, timeout)
+        while not done.wait(_CALL_PERIOD):
+            if process.state is ProcessState.DEAD or deadline.is_over():
+                return False, None
+        return True, outcome[0]
 
 
 class SimCluster:
@@ -178,6 +190,9 @@ class SimCluster:
                 continue
             server.last_seen = numbers
             self.invariants.progressed(server.id, server.incarnation, *numbers[:2])
+            committed = server.disk.content.logs.get(numbers[1])
+            if committed is not None:  # known earlier than by its application, and of any type
+                self.invariants.applied(server.id, numbers[0], committed)
             if node.failure is not None:
                 error = SimulationError(f"{server.id} failed: {node.failure!r}")
                 error.__cause__ = node.failure
@@ -198,6 +213,11 @@ class SimCluster:
             self.leader_changes += 1
             self.scheduler.note(f"leader {server.id} term={term}")
             self.on_leader(server)
+
+    def revive(self) -> None:
+        """Start every server that is down."""
+        for server in self.servers.values():
+            server.revive()
 
     def up(self) -> list[SimServer]:
         """Return the servers with a live node."""

@@ -80,12 +80,7 @@ class Nemesis:
             server.disk.failures = 0
             if server.process is not None:
                 server.process.resume()
-            self._revive(server)
-
-    def _revive(self, server: SimServer) -> None:
-        if not server.is_up():
-            server.crash()
-            server.start()
+        self._cluster.revive()
 
     def _one(self) -> SimServer:
         servers = list(self._cluster.servers.values())
@@ -177,7 +172,7 @@ class Nemesis:
         self._storms_until = scheduler.now + _STORM_SECONDS
         for _ in range(2):
             scheduler.sleep(_STORM_SECONDS / 2)
-            self._revive(self._one())
+            self._one().revive()
 
     def _on_leader(self, server: SimServer) -> None:
         if self._scheduler.now < self._storms_until:

@@ -185,6 +185,7 @@ class Scenario:
 
     def _serves(self) -> bool:
         """Tell whether a command sent now is applied."""
+        self.cluster.revive()
         leader = self.cluster.leader()
         if leader is None:
             return False
@@ -193,6 +194,7 @@ class Scenario:
 
     def _is_settled(self) -> bool:
         """Tell whether all members hold the same, and nothing is under way."""
+        self.cluster.revive()  # a leader that was removed may have shut down meanwhile
         leader = self.cluster.leader()
         if leader is None or leader.node is None:
             return False
@@ -238,7 +240,7 @@ def _draw_configuration(scheduler: Scheduler) -> Callable[[Config], None]:
     chance = scheduler.chance
     threshold = chance.choice((8, 20, 60))
     trailing = chance.choice((0, 3, 10))
-    entries = chance.choice((2, 8, 64))
+    entries = chance.choice((1, 2, 8, 64))
     recent = chance.choice((500, 4_000, 1 << 20))
     window = chance.choice((1, 2, 4))
     no_pre_vote = chance.random() < 0.25
