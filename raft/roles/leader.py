@@ -36,7 +36,7 @@ from raft.messages import (
     RequestVoteRequest,
 )
 from raft.roles.base import Role
-from raft.roles.lease import Verifications, quorum_contact
+from raft.roles.lease import Lease, Verifications, quorum_contact
 from raft.roles.peers import Peers
 from raft.types import Log, LogType, RaftState, log_checksum
 
@@ -59,7 +59,7 @@ class Leader(Role):
         self.changes: deque[ChangeConfiguration] = deque()  # wait for a stable configuration
         self.verifications = Verifications()
         self.tail_write: Write | None = None
-        self.lease_at = 0.0
+        self.lease = Lease(core.config.leader_lease_timeout, core.runtime.monotonic())
         self.loss: RaftError | None = None  # why leadership ended, for those in flight
         self.handlers |= {
             Apply: self.on_apply,
@@ -98,7 +98,8 @@ class Leader(Role):
         core = self.core
         core.leader_ch.put(True)
         self.peers.follow(core.membership.latest)
-        self._arm_lease(core.config.leader_lease_timeout)
+        self.lease.renew(core.runtime.monotonic(), core.config.leader_lease_timeout)
+        self._rearm()
         self._dispatch([Apply(LogType.NOOP, b"", b"", IndexFuture())])
 
     def leave(self) -> None:
@@ -292,42 +293,36 @@ class Leader(Role):
         """Check lease and disk, and the deadlines of waiting changes."""
         self._expire_changes()
         now = self.core.runtime.monotonic()
-        lease = self.core.config.leader_lease_timeout
-        if now - self.lease_at > lease:
-            # The process did not run (a held GIL, a pause of the machine), so no answer could be
-            # read. Nothing was confirmed meanwhile; the peers have one lease to be heard anew.
-            self.core.log.warning("process was stalled seconds=%.3f", now - self.lease_at)
-            self.lease_at = now + lease
+        if stalled := self.lease.look(now):
+            self.core.log.info("process was stalled seconds=%.3f", stalled)
         if not self.core.disk.is_fit():
             # Departure 8; also when what overran, or failed in the background, has ended.
             self.core.log.error("own disk is not fit, stepping down")
             self._step_down()
-        elif now >= self.lease_at:
+        elif self.lease.is_over(now):
             self._check_lease()
         self._rearm()
 
     def _check_lease(self) -> None:
         core = self.core
+        now = core.runtime.monotonic()
         in_contact, again = quorum_contact(
             core.membership.latest,
             core.local_id,
             self.peers.last_contacts(),
-            core.runtime.monotonic(),
+            now,
             core.config.leader_lease_timeout,
         )
-        if not in_contact:
+        if in_contact:
+            self.lease.renew(now, again)
+        else:
             core.log.warning("failed to contact quorum of nodes, stepping down")
             self._step_down()
-        self._arm_lease(again)
-
-    def _arm_lease(self, seconds: float) -> None:
-        self.lease_at = self.core.runtime.monotonic() + seconds
-        self._rearm()
 
     def _rearm(self) -> None:
         """Wake up for the lease, or earlier for a change that runs out of time."""
         moments = [m.deadline.at for m in self.changes if m.deadline.at is not None]
-        self.deadline = min([self.lease_at, *moments])
+        self.deadline = min([self.lease.look_at, *moments])
 
     # ---- requests of peers ----
 

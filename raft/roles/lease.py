@@ -37,6 +37,47 @@ def quorum_contact(
     return contacted >= configuration.quorum(), max(SHORTEST_CHECK, lease - largest_gap)
 
 
+class Lease:
+    """When a leader must have heard from a quorum anew. Main thread only.
+
+    It is looked at more often than it can run out, so that a process that did not run for a while
+    (a held GIL, a pause of the machine) is noticed: no answer could be read meanwhile, so the peers
+    have one whole lease to be heard again. That is granted once, until a quorum was in contact:
+    the gap alone costs no leadership, and a process that hardly runs does not keep it. No read
+    rests on this (departure 5).
+    """
+
+    _LOOKS = 5  # in each lease
+
+    def __init__(self, seconds: float, now: float) -> None:
+        self._seconds = seconds
+        self._is_excused = False
+        self.renew(now, seconds)
+
+    def renew(self, now: float, seconds: float) -> None:
+        """Run for so long from now on; a quorum is in contact."""
+        self._is_excused = False
+        self._at = now + seconds
+        self._plan_look(now)
+
+    def _plan_look(self, now: float) -> None:
+        self.look_at = min(self._at, now + self._seconds / self._LOOKS)
+
+    def look(self, now: float) -> float:
+        """Plan the next look; return for how long the process did not run, if that is excused."""
+        late = now - self.look_at
+        excused = late > self._seconds / self._LOOKS and not self._is_excused
+        if excused:
+            self._is_excused = True
+            self._at = now + self._seconds
+        self._plan_look(now)
+        return late if excused else 0.0
+
+    def is_over(self, now: float) -> bool:
+        """Tell whether contact must be checked now."""
+        return now >= self._at
+
+
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     sequence: int

@@ -3,7 +3,7 @@ import pytest
 from raft.engine.inbox import VerifyLeader
 from raft.errors import NotLeaderError
 from raft.futures import Future
-from raft.roles.lease import SHORTEST_CHECK, Verifications, quorum_contact
+from raft.roles.lease import SHORTEST_CHECK, Lease, Verifications, quorum_contact
 from raft.testing.script import servers
 
 THREE = servers("n1", "n2", "n3")
@@ -132,3 +132,42 @@ def test_everybody_is_told_when_leadership_ends():
     verifications.fail_all(NotLeaderError())
 
     assert [type(future.error(0)) for future in futures] == [NotLeaderError] * 2
+
+
+# ---- stalls of the process ----
+
+
+def test_a_lease_is_looked_at_several_times_before_it_is_over():
+    lease = Lease(1.0, now=0.0)
+
+    assert lease.look_at == pytest.approx(0.2)
+    assert lease.look(0.2) == 0.0
+    assert (lease.is_over(0.9), lease.is_over(1.0)) == (False, True)
+
+
+def test_a_stall_of_the_process_is_excused_by_one_whole_lease():
+    lease = Lease(1.0, now=0.0)
+
+    stalled = lease.look(5.0)
+
+    assert stalled == pytest.approx(4.8)
+    assert (lease.is_over(5.9), lease.is_over(6.0)) == (False, True)
+
+
+def test_a_second_stall_is_not_excused_before_a_quorum_was_in_contact():
+    lease = Lease(1.0, now=0.0)
+    lease.look(5.0)
+
+    assert lease.look(5.9) == 0.0
+    assert lease.is_over(6.0)
+
+    lease.renew(6.0, 1.0)
+    assert lease.look(8.0) > 0.0
+    assert not lease.is_over(8.9)
+
+
+def test_looking_a_little_late_is_no_stall():
+    lease = Lease(1.0, now=0.0)
+
+    assert lease.look(0.3) == 0.0
+    assert lease.is_over(1.0)
