@@ -16,8 +16,6 @@ that wants pytest's long explanations of a failed assertion calls
 `pytest.register_assert_rewrite("raft.testing")` in its `conftest.py`.
 """
 
-# ruff: noqa: D102 - the name of a test is a sentence
-
 from __future__ import annotations
 
 import threading
