@@ -44,7 +44,7 @@ class Leadership:
     `storing` names the peers that acknowledge entries now, `upto` the last index that they do.
     """
 
-    def __init__(self, term, log, configuration=FIVE, local_id="s1"):
+    def __init__(self, term, log, configuration=FIVE, local_id="s1", committed=0):
         self.node = ScriptedNode(
             configuration=configuration,
             log=log,
@@ -55,6 +55,7 @@ class Leadership:
         self.term, self.storing, self.upto = term, set(), 0
         self.node.transport.has_pipelines = False
         self.node.transport.respond = self._respond
+        self.node.core.apply_committed(committed)
         self.role = self.node.start(Leader)
 
     def _respond(self, call):
@@ -336,7 +337,8 @@ def test_4_1_one_change_at_a_time():
 def test_4_1_no_change_before_an_entry_of_the_own_term_is_committed():
     """Section 4.1, as corrected: else two leaders' changes could be decided by majorities that
     do not overlap."""
-    leadership = Leadership(2, [], servers("s1", "s2", "s3"))
+    leadership = Leadership(2, [], servers("s1", "s2", "s3"), committed=1)
+    assert leadership.node.core.membership.is_stable()
 
     change(leadership, ChangeKind.ADD_VOTER, "s4")
     assert leadership.node.core.membership.latest == servers("s1", "s2", "s3")

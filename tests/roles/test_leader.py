@@ -47,7 +47,7 @@ class Bench:
     entries while they are in `storing`; `term` is what they say theirs is.
     """
 
-    def __init__(self, configuration=THREE, storing=(), log=None, **config):
+    def __init__(self, configuration=THREE, storing=(), log=None, committed=0, **config):
         self.node = ScriptedNode(
             configuration=configuration,
             log=entries(2, terms=(1,)) if log is None else log,
@@ -60,6 +60,7 @@ class Bench:
         self.term = TERM
         self.transport.has_pipelines = False
         self.transport.respond = self._respond
+        self.core.apply_committed(committed)
         self.leader = self.node.start(Leader)
 
     def _respond(self, call):
@@ -553,7 +554,8 @@ DEMOTE, REMOVE = ChangeKind.DEMOTE_VOTER, ChangeKind.REMOVE_SERVER
 
 def test_a_change_waits_for_the_no_op_of_the_own_term():
     """ETC-71: section 4.1 and the correction to it."""
-    bench = Bench()
+    bench = Bench(committed=2)
+    assert bench.core.membership.is_stable()
 
     future = bench.change(ADD_NONVOTER, "n4", "n4:1")
     assert bench.core.membership.latest == THREE
