@@ -40,15 +40,19 @@ def test_a_hundred_seeds_of_three_and_five_nodes_hold_every_invariant():
     runs = [simulate("--seed", 0, "--count", 50, "--nodes", 3)]
     runs += [simulate("--seed", 50, "--count", 50, "--nodes", 5)]
 
+    found = []
     for code, text in map(output, runs):
         assert code == 0, text
         print(text.strip().splitlines()[-1])
-        found = averages(text)
-        assert found["passed"] == 50
-        assert found["faults"] >= 10
-        assert found["leader_changes"] >= 2
-        assert found["acknowledged"] >= 150
-        assert found["installs"] >= 1
+        found.append(averages(text))
+
+    # Idle virtual time proves nothing: this much happens to an average seed.
+    mean = {name: (found[0][name] + found[1][name]) / 2 for name in found[0]}
+    assert mean["passed"] == 50
+    assert mean["faults"] >= 10
+    assert mean["leader_changes"] >= 2
+    assert mean["acknowledged"] >= 150
+    assert mean["installs"] >= 1
 
 
 @pytest.mark.timeout(60)
