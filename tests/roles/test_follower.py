@@ -106,7 +106,7 @@ def test_the_leader_is_forgotten_when_it_is_silent():
 
 
 def test_a_gap_in_which_the_process_did_not_run_costs_no_election():
-    """Section 9 of the design: what the leader sent meanwhile has yet to be read."""
+    """What the leader sent meanwhile has yet to be read."""
     node = ScriptedNode()
 
     node.play(Follower, Pause(0.6), heartbeat())

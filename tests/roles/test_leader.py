@@ -35,7 +35,7 @@ from raft.roles.follower import Follower
 from raft.roles.leader import Leader
 from raft.runtime import Deadline
 from raft.testing.script import ScriptedNode, configuration_entry, entries, header, servers
-from raft.types import LogType, RaftState, Server, ServerSuffrage
+from raft.types import Configuration, LogType, RaftState, Server, ServerSuffrage
 
 TERM = 2
 NOOP = 3  # where the no-op of the term stands: behind the configuration and one command
@@ -728,7 +728,7 @@ def test_a_leader_alone_cannot_remove_itself():
 
 def test_a_staging_server_is_promoted():
     staging = Server("n3", "n3:1", ServerSuffrage.STAGING)
-    configuration = type(THREE)([*servers("n1", "n2").servers, staging])
+    configuration = Configuration([*servers("n1", "n2").servers, staging])
     bench = Bench(configuration, storing=["n2", "n3"])
 
     bench.change(ChangeKind.PROMOTE, "n3")
@@ -809,7 +809,7 @@ def test_a_leader_with_a_quorum_goes_on():
 
 
 def test_a_process_that_did_not_run_gives_its_peers_one_lease_to_be_heard():
-    """Section 9 of the design: the gap alone costs no election."""
+    """The gap alone costs no election."""
     bench = Bench(leader_lease_timeout=0.1)
 
     bench.runtime.now += 0.6
