@@ -127,4 +127,7 @@ def serve(node: Raft, machine: KVMachine, address: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (RaftError, OSError) as error:
+        sys.exit(f"the node cannot run: {error}")

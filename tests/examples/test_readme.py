@@ -57,3 +57,20 @@ def test_the_nodes_help_explains_its_options() -> None:
     text = run("-m", "examples.kv.node", "--help", folder=ROOT)
 
     assert all(option in text for option in ("--id", "--raft", "--http", "--data", "--join"))
+
+
+def test_a_node_that_cannot_run_says_why_in_one_line(tmp_path: Path) -> None:
+    arguments = ["--id", "n1", "--raft", "nowhere", "--http", "127.0.0.1:1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.kv.node", *arguments, "--data", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("the node cannot run: ")
+    assert "host:port" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
