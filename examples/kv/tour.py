@@ -285,13 +285,15 @@ class Tour:
 
     def keep(self) -> None:
         """Tell how to go on by hand."""
-        node = self.nodes[0]
+        node = self.leader() or self.nodes[0]
+        other = next(other for other in self.nodes if other is not node)
         say("\nThe cluster is still up. Try:")
-        say(f"   curl -L http://{node.http}/status")
-        say(f"   curl -L -X PUT -d '\"hello\"' http://{node.http}/kv/greeting")
-        say(f"   curl http://{self.nodes[3].http}/kv/greeting")
-        say(f"   curl -L 'http://{node.http}/kv/greeting?consistent=1'")
-        say(f"   kill -9 {node.child_pid()}      # and look at the others' /status")
+        say(f"   curl http://{node.http}/status")
+        say(f"   curl -X PUT -d '\"hello\"' http://{node.http}/kv/greeting")
+        say(f"   curl http://{other.http}/kv/greeting")
+        say(f"   curl 'http://{node.http}/kv/greeting?consistent=1'")
+        say(f"   curl -i -X DELETE http://{other.http}/kv/greeting")
+        say(f"   kill -9 {node.child_pid()}      # the leader; then look at the others' /status")
         say("A node that does not lead answers a write 421 and names the leader.")
         pids = " ".join(str(n.child_pid()) for n in self.nodes)
         say(f"Stop it with:  kill {pids}   (data and logs are in {self.folder})")
