@@ -55,7 +55,7 @@ class NodeLogger(logging.LoggerAdapter[logging.Logger]):
 
     def __init__(self, logger: logging.Logger, node: ServerID, state: NodeState) -> None:
         super().__init__(logger, {})
-        self._node = node
+        self._node = node.replace("%", "_")  # the message is a format
         self._state = state
 
     def process(

@@ -1,10 +1,12 @@
 """What all roles rest on: durable before known, and the laws when a leadership ends."""
 
+import logging
+
 import pytest
 
-from raft.engine.core import StoppingError
+from raft.engine.core import NodeLogger, StoppingError
 from raft.engine.inbox import Apply
-from raft.engine.state import HardState
+from raft.engine.state import HardState, NodeState
 from raft.errors import (
     NotLeaderError,
     RaftInternalError,
@@ -15,7 +17,7 @@ from raft.futures import ApplyFuture
 from raft.messages import AppendEntriesRequest
 from raft.observer import LeaderObservation
 from raft.roles.follower import Follower
-from raft.runtime import Deadline
+from raft.runtime import Deadline, ThreadRuntime
 from raft.testing.script import (
     Asked,
     ScriptedNode,
@@ -372,3 +374,11 @@ def test_a_follower_refuses_what_only_a_leader_does():
     node.play(Follower, Apply(LogType.COMMAND, b"", b"", future))
 
     assert isinstance(future.error(0), NotLeaderError)
+
+
+def test_an_id_with_a_percent_sign_does_not_spoil_the_log(caplog):
+    log = NodeLogger(logging.getLogger("raft"), "n%d", NodeState(ThreadRuntime()))
+
+    log.warning("x=%s", 1)
+
+    assert caplog.messages == ["node=n_d term=0 x=1"]
