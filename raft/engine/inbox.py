@@ -131,9 +131,8 @@ class BeatAnswered:
 
 @dataclass(frozen=True, slots=True)
 class TailWriteFailed:
-    """The leader's own log write raised."""
+    """The leader's own log write raised; it counts in whatever role that is heard."""
 
-    term: int
     error: BaseException
 
 

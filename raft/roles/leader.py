@@ -172,7 +172,7 @@ class Leader(Role):
     def _tail_written(self, write: Write) -> None:
         """Law 3: our own match moves when the transaction has returned, in this leadership only."""
         if write.error is not None:
-            self.core.inbox.post(TailWriteFailed(self.term, write.error))
+            self.core.inbox.post(TailWriteFailed(write.error))
         else:
             self.commitment.match(self.core.local_id, self.core.raft_log.durable_index())
 
