@@ -193,12 +193,15 @@ class Core:
         self.hard_state = hard_state
         self.state.set_term(hard_state.term)
         if self.raft_log.must_drop():
-            # Law 3: a snapshot may hold what was committed by the others' disks alone.
-            boundary = self.raft_log.boundary()
-            self.write("drop log", lambda: self.raft_log.drop_all(boundary))
+            self._drop_log()
         self.membership.truncate(self.membership.committed_index + 1)
         self.scan_configurations(self.membership.committed_index + 1)
         self.publish_log()
+
+    def _drop_log(self) -> None:
+        """Law 3: the newest snapshot may hold what was committed by the others' disks alone."""
+        boundary = self.raft_log.boundary()
+        self.write("drop log", lambda: self.raft_log.drop_all(boundary))
 
     def scan_configurations(self, first: int) -> None:
         """Take configurations over from the log, from an index on; checks every entry it reads."""
@@ -247,6 +250,10 @@ class Core:
         last = EntryID(meta.term, meta.index)
         self.raft_log.set_boundary(last)  # before any deletion: replication looks it up
         self.state.set_last_snapshot(last)
+        if self.raft_log.ends_before_boundary():
+            # It was taken of a tail that was lost meanwhile: what comes next would leave a hole.
+            self._drop_log()
+            self.publish_log()
         self.compact(meta.index)
 
     def compact(self, snapshot_index: int) -> None:

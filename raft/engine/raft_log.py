@@ -247,6 +247,11 @@ class RaftLog:
             else:
                 self._recent.reset(EntryID(last_log.term, last), last + 1)
 
+    def ends_before_boundary(self) -> bool:
+        """Tell whether there are entries, tail included, but none at the boundary or behind it."""
+        with self._lock:
+            return self._first_index != NO_INDEX and self._recent.last.index < self._boundary.index
+
     def must_drop(self) -> bool:
         """Tell whether a newer snapshot has made the log useless (law 4); at start.
 
@@ -264,7 +269,7 @@ class RaftLog:
             )
         if self._first_index == boundary.index + 1:
             return False
-        if self._recent.last.index < boundary.index:
+        if self.ends_before_boundary():
             return True
         return self._store.get_log(boundary.index).term != boundary.term
 

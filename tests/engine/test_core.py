@@ -245,6 +245,19 @@ def test_a_log_that_ends_before_the_own_snapshot_is_dropped_whole():
     assert node.stored() == [(5, 2)]
 
 
+def test_a_snapshot_of_a_tail_that_is_lost_already_drops_the_log_as_well():
+    """It was written while leadership ended: the news of it comes after the log was read anew."""
+    node = committed_ahead_of_the_disk(entries(3, terms=(1, 1)))
+    node.core.settle()
+
+    node.core.snapshot_taken(SnapshotMeta("s", 4, 1, node.configuration, 1))
+    asked = node.ask(append(2, (4, 1), entries(5, terms=(2,))))
+
+    assert asked.response.success
+    assert node.stored() == [(5, 2)]
+    assert node.core.state.published().last_log == EntryID(2, 5)
+
+
 def test_a_log_that_cannot_be_dropped_now_is_dropped_once_the_disk_is_fit():
     """Law 4: until then nothing is decided."""
     node = committed_ahead_of_the_disk(entries(3, terms=(1, 1)))
