@@ -245,7 +245,11 @@ class FsmRunner:
     def _apply_some(self) -> None:
         config = self._config
         position = self._machine.position.index
-        count = min(config.max_append_entries, self._available() - position)
+        with self._changed:
+            if self._restore is not None:
+                return  # now what is committed is the snapshot, and not what our log holds there
+            available = self._available()
+        count = min(config.max_append_entries, available - position)
         try:
             logs = self._log.entries(position + 1, count, config.max_append_bytes)
         except LogNotFoundError:

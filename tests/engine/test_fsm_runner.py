@@ -389,3 +389,28 @@ def test_the_fsm_thread_knows_itself():
 
     assert seen == [True]
     assert not node.core.fsm.is_current()
+
+
+def test_a_snapshot_that_comes_in_between_commits_none_of_the_entries_in_the_log():
+    """They may be of another past: the snapshot is committed, the log it replaces is not."""
+    node = node_with(5)
+    meta = write_snapshot(node, index=5, term=2, commands=0)
+    given = []
+    apply, apply_some = node.core.fsm._machine.apply, node.core.fsm._apply_some
+
+    def recording(logs):
+        given.extend(log.index for log in logs)
+        return apply(logs)
+
+    def late():
+        node.core.fsm._apply_some = apply_some
+        node.core.fsm.restore(meta)  # the main thread, after the FSM thread has decided to apply
+        apply_some()
+
+    node.core.fsm._machine.apply = recording
+    node.core.fsm._apply_some = late
+    node.core.fsm.commit(2)
+    node.runtime.run()
+
+    assert given == []
+    assert node.core.state.applied_index == 5
