@@ -236,8 +236,10 @@ class FsmRunner:
         for future in captures:
             try:
                 view = self._machine.capture()
-            except Exception as error:  # noqa: BLE001 - user code: merely fails this snapshot
+            except BaseException as error:  # user code: merely fails this snapshot
                 future.fail(error)
+                if not isinstance(error, Exception):
+                    raise
                 continue
             if not future.respond(view):
                 view.snapshot.release()

@@ -10,7 +10,12 @@ from raft.engine.fsm_runner import FsmRunner
 from raft.engine.inbox import SnapshotTaken
 from raft.engine.raft_log import RaftLog
 from raft.engine.state_machine import Capture
-from raft.errors import NothingNewToSnapshotError, ShutdownNotAppliedError, SnapshotError
+from raft.errors import (
+    NothingNewToSnapshotError,
+    ShutdownNotAppliedError,
+    ShutdownOutcomeUnknownError,
+    SnapshotError,
+)
 from raft.futures import Future, FutureHost, SnapshotFuture
 from raft.interfaces import SnapshotSink, SnapshotStore
 from raft.runtime import Runtime, random_timeout
@@ -43,8 +48,9 @@ class Snapshotter:
         self._log = log
         self._snapshots = snapshots
         self._on_taken = on_taken
-        self._changed = runtime.condition()  # guards _wishes and _stopped
+        self._changed = runtime.condition()  # guards all below
         self._wishes: list[SnapshotFuture] = []
+        self._current: SnapshotFuture | None = None  # whose snapshot is being taken
         self._stopped = False
 
     def request(self, future: SnapshotFuture) -> None:
@@ -63,9 +69,15 @@ class Snapshotter:
             self._changed.notify()
 
     def abandon(self) -> None:
-        """Answer those who still wait for a snapshot; any thread."""
+        """Answer those who still wait for a snapshot; any thread.
+
+        User code may never return, so the one being taken is among them.
+        """
         with self._changed:
             wishes, self._wishes = self._wishes, []
+            current = self._current
+        if current is not None:
+            current.fail(ShutdownOutcomeUnknownError("raft was shut down during the snapshot"))
         for wish in wishes:
             wish.fail(ShutdownNotAppliedError("raft was shut down before the snapshot was taken"))
 
@@ -92,7 +104,8 @@ class Snapshotter:
                 self._changed.wait(remaining)
             if self._stopped:
                 return None, True
-            return self._wishes.pop(0), False
+            self._current = self._wishes.pop(0)
+            return self._current, False
 
     def _should_snapshot(self) -> bool:
         grown = self._log.durable_index() - self._log.boundary().index
@@ -101,8 +114,10 @@ class Snapshotter:
     def _take_for(self, wish: SnapshotFuture) -> None:
         try:
             meta = self._take()
-        except Exception as error:  # noqa: BLE001 - stores and user code: the caller's answer
+        except BaseException as error:  # stores and user code: the caller's answer
             wish.fail(error)
+            if not isinstance(error, Exception):
+                raise
             return
         wish.set_opener(lambda: self._snapshots.open(meta.id))
         wish.respond(meta.id)

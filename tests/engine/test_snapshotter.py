@@ -2,7 +2,12 @@ import pytest
 
 from raft.engine.inbox import SnapshotTaken
 from raft.engine.snapshotter import Snapshotter
-from raft.errors import NothingNewToSnapshotError, ShutdownNotAppliedError, SnapshotError
+from raft.errors import (
+    NothingNewToSnapshotError,
+    ShutdownNotAppliedError,
+    ShutdownOutcomeUnknownError,
+    SnapshotError,
+)
 from raft.futures import SnapshotFuture
 from raft.testing.fsm import RecordingFSM
 from raft.testing.script import ScriptedNode, configuration_entry, entries, servers
@@ -236,5 +241,20 @@ def test_whoever_still_waits_is_answered():
     bench.snapshotter.stop()
     bench.snapshotter.abandon()
 
-    assert not first.done()
+    assert isinstance(first.error(0), ShutdownOutcomeUnknownError)
     assert isinstance(second.error(0), ShutdownNotAppliedError)
+
+
+@pytest.mark.parametrize("where", ["snapshot", "persist"])
+def test_user_code_that_ends_its_thread_answers_the_caller(where):
+    def leave(*_):
+        raise SystemExit(1)
+
+    view = Watched()
+    bench = Bench(fsm=WatchedFSM(view))
+    setattr(bench.node.fsm if where == "snapshot" else view, where, leave)
+
+    future = bench.request()
+
+    assert isinstance(future.error(0), SystemExit)
+    assert any(isinstance(crash, SystemExit) for crash in bench.node.crashes)
