@@ -184,6 +184,14 @@ class FsmRunner:
         """
         return min(self._commit_index, self._log.last_index())
 
+    def _committed_here(self) -> int:
+        """Return how far our log is known to be committed; 0 with a snapshot to be restored.
+
+        That one is committed then, and not what our log holds up to there.
+        """
+        with self._changed:
+            return self._available() if self._restore is None else NO_INDEX
+
     def _fail_captures(self, error: RaftError) -> None:
         captures, self._captures = self._captures, []
         for capture in captures:
@@ -247,11 +255,10 @@ class FsmRunner:
     def _apply_some(self) -> None:
         config = self._config
         position = self._machine.position.index
-        with self._changed:
-            if self._restore is not None:
-                return  # now what is committed is the snapshot, and not what our log holds there
-            available = self._available()
-        count = min(config.max_append_entries, available - position)
+        upto = self._committed_here()
+        if upto <= position:
+            return
+        count = min(config.max_append_entries, upto - position)
         try:
             logs = self._log.entries(position + 1, count, config.max_append_bytes)
         except LogNotFoundError:
