@@ -280,6 +280,8 @@ class Raft:
         """Give this blank, running node its first configuration; it must be a voter there."""
         future: Future[None] = Future(self._host)
         self._guard.check()
+        if not isinstance(configuration, Configuration):
+            raise TypeError(f"not a Configuration: {type(configuration).__name__}")
         try:
             message = Bootstrap(configuration, cluster_id, future)
             self._core.inbox.submit(message, self._deadline(None))

@@ -196,6 +196,10 @@ def check_configuration(configuration: Configuration) -> None:
     ids: set[ServerID] = set()
     addresses: set[ServerAddress] = set()
     for server in configuration.servers:
+        for text in (server.id, server.address):
+            if not isinstance(text, str):
+                raise ValueError(f"an ID or address is no text: {text!r}")
+            text.encode()  # half of a surrogate pair cannot be written down: a ValueError
         if not server.id:
             raise ValueError(f"empty ID in configuration: {configuration}")
         if not server.address:

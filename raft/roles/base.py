@@ -33,6 +33,7 @@ from raft.errors import (
     CantBootstrapError,
     RaftError,
     RaftInternalError,
+    ShutdownOutcomeUnknownError,
     UnsupportedProtocolError,
 )
 from raft.messages import (
@@ -104,6 +105,13 @@ class Role:
             if isinstance(error, (StoppingError, RaftInternalError)):
                 raise
             self.core.log.warning("request failed error=%s", error)
+        except Exception as error:
+            # The node halts. Only this caller is in nobody's hands any more.
+            if isinstance(message, ClientMessage):
+                message.fail(
+                    ShutdownOutcomeUnknownError(f"the node failed on this request: {error!r}")
+                )
+            raise
 
     def enter(self) -> None:
         """Begin the role."""

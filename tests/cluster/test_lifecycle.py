@@ -135,3 +135,14 @@ def test_a_node_started_over_its_stores_has_its_log_and_applies_it_again() -> No
         cluster.leader()
         cluster.wait_for_commands(20)
         assert member.node.current_term() >= 2
+
+
+def test_bootstrapping_with_something_else_than_a_configuration_is_refused_at_once() -> None:
+    """The main thread never sees it: it would halt on it."""
+    with Cluster(1, bootstrap=False) as cluster:
+        node = cluster["n1"].node
+
+        with pytest.raises(TypeError):
+            node.bootstrap_cluster([cluster["n1"].server()])  # type: ignore[arg-type]
+
+        assert node.state() is RaftState.FOLLOWER

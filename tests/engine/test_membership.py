@@ -64,6 +64,14 @@ def test_one_change_makes_the_next_configuration(start, kind, target, expected):
     assert changed == make(*expected)
 
 
+@pytest.mark.parametrize("text", [5, None, b"id2", "\ud800"], ids=repr)
+def test_an_id_or_address_that_is_no_text_is_refused(text):
+    """It could not be written down: the leader would halt on it."""
+    for server_id, address in (("id2", text), (text, "new2")):
+        with pytest.raises(InvalidConfigurationError):
+            next_configuration(SINGLE, 1, ADD, server_id, address)
+
+
 def test_a_stale_previous_index_is_refused():
     """CON-09"""
     with pytest.raises(ConfigurationChangedError, match="changed since 1"):

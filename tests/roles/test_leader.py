@@ -432,6 +432,21 @@ def test_a_shutdown_answers_unknown_for_what_is_under_way():
     assert isinstance(command.error(0), ShutdownOutcomeUnknownError)
 
 
+def test_whose_request_halts_the_node_is_answered():
+    """Nobody else holds the message any more."""
+    bench = Bench()
+    defect = TypeError("a defect")
+
+    def broken(*_):
+        raise defect
+
+    bench.leader.handlers[ChangeConfiguration] = broken
+    change = bench.change(ChangeKind.REMOVE_SERVER, "n3")
+
+    assert bench.node.crashes == [defect]
+    assert isinstance(change.error(0), ShutdownOutcomeUnknownError)
+
+
 def test_a_poisoned_fsm_ends_the_leadership():
     """Departure 9."""
     bench = Bench()
