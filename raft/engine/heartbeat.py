@@ -66,11 +66,12 @@ class Heartbeats:
         self._links = links
         self._stopped = stopped
         self._on_resumed = on_resumed
-        self._changed = links.runtime.condition()  # guards _server, _wanted, last_contact
+        self._changed = links.runtime.condition()  # guards all below
         self._server = server
         self._wanted = False
+        self._counts = True
         self.last_contact = links.runtime.monotonic()
-        # The beat thread's own.
+        # The beat thread's own, without the lock.
         self._failures = 0
         self._confirmed = 0
 
@@ -89,6 +90,11 @@ class Heartbeats:
         """Use another address from now on; any thread."""
         with self._changed:
             self._server = server
+
+    def discount(self) -> None:
+        """Let no answer confirm a leadership from now on; any thread."""
+        with self._changed:
+            self._counts = False
 
     def touch(self, sent_at: float) -> None:
         """Note contact: the peer answered what was sent at a moment (H13); any thread."""
@@ -115,7 +121,7 @@ class Heartbeats:
                 links.post(NewerTermSeen(links.term, answer.term))
                 return
             self._answered(began)
-            if answer.success and sequence > self._confirmed:
+            if answer.success and sequence > self._confirmed and self._counts:
                 self._confirmed = sequence
                 links.post(BeatAnswered(links.term, server.id, sequence))
 

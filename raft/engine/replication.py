@@ -103,7 +103,11 @@ class PeerReplicator:
         self.heart.move(server)
 
     def finish(self, upto: int, seconds: float) -> None:
-        """Let a removed peer learn of its removal at `upto`, if it can in so many seconds."""
+        """Let a removed peer learn of its removal at `upto`, if it can in so many seconds.
+
+        It counts no more: another machine may soon be added under its id.
+        """
+        self.heart.discount()
         with self._changed:
             self._farewell = (upto, Deadline(self._links.runtime, seconds))
             self._changed.notify_all()
@@ -245,7 +249,12 @@ class PeerReplicator:
             self._match_index = max(self._match_index, index)
             self._next_index = max(self._next_index, self._match_index + 1)
             self._changed.notify_all()
-        self._links.progress.match(self._server.id, index)
+        self._report(index)
+
+    def _report(self, index: int) -> None:
+        """Have a match count, unless the peer was removed."""
+        if self._farewell is None:
+            self._links.progress.match(self._server.id, index)
 
     def _is_newer_term(self, term: int) -> bool:
         if term <= self._links.term:
@@ -350,7 +359,7 @@ class PeerReplicator:
             self._told_commit = max(self._told_commit, commit)
             self._match_index = max(self._match_index, last)
             self._changed.notify_all()
-        self._links.progress.match(self._server.id, last)
+        self._report(last)
         return True
 
     def _peer_is_back(self) -> None:

@@ -683,6 +683,33 @@ def test_replication_starts_and_stops_with_the_membership():
     assert PeerObservation(True, Server("n3", "n3:1")) in bench.node.events
 
 
+def test_a_removed_machine_does_not_speak_for_the_next_of_its_id():
+    """One node must not acknowledge, or confirm, for two."""
+    bench = Bench(storing=("n2",))
+    bench.change(ChangeKind.REMOVE_SERVER, "n3").result(0)
+    bench.storing.clear()
+    added = bench.change(ChangeKind.ADD_VOTER, "n3", "new:1")
+
+    def respond(call):
+        old_machine = call.server_id == "n3" and call.address == "n3:1"
+        is_append = isinstance(call.request, AppendEntriesRequest)
+        last = call.request.prev_log_index + len(call.request.entries) if is_append else 0
+        yes = AppendEntriesResponse(header("n3"), TERM, last, success=True)
+        return yes if old_machine and is_append else None
+
+    bench.transport.respond = respond
+    for call in bench.transport.open_calls(AppendEntriesRequest):
+        if (answer := respond(call)) is not None:
+            call.answer(answer)
+    verified = bench.verify()
+    bench.runtime.advance(0.09)
+
+    assert bench.sent_to("n3") >= {(NOOP + 2, TERM)}
+    assert bench.is_leading()
+    assert not added.done()
+    assert not verified.done()
+
+
 def test_a_server_whose_address_changed_is_reached_there():
     bench = Bench(storing=["n2", "n3"])
 
