@@ -76,8 +76,8 @@ class Role:
 
     def run(self) -> None:
         """Answer messages until the role ends; then clean up whatever the role held."""
-        self.enter()
         try:
+            self.enter()
             while self.core.state.role is self.role and not self.core.inbox.closed:
                 message = self.core.inbox.take(until=self.deadline)
                 if message is not None:

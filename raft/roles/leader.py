@@ -298,7 +298,7 @@ class Leader(Role):
         if not self.core.disk.is_fit():
             # Departure 8; also when what overran, or failed in the background, has ended.
             self.core.log.error("own disk is not fit, stepping down")
-            self._step_down()
+            self._step_down(StorageFailedError("the leader's disk has failed or stalled"))
         elif self.lease.is_over(now):
             self._check_lease()
         self._rearm()
