@@ -33,7 +33,7 @@ from raft.messages import (
 from raft.observer import PeerObservation
 from raft.roles.follower import Follower
 from raft.roles.leader import Leader
-from raft.runtime import Deadline
+from raft.runtime import Deadline, ThreadGroup
 from raft.testing.script import ScriptedNode, configuration_entry, entries, header, servers
 from raft.types import Configuration, LogType, RaftState, Server, ServerSuffrage
 
@@ -420,6 +420,26 @@ def test_replication_ends_with_the_leadership():
     bench.runtime.advance(5.0)
 
     assert len(bench.transport.calls) == count
+
+
+def test_replication_ends_also_when_leadership_could_not_quite_begin(monkeypatch):
+    """As when the process has no thread left for the second peer."""
+    spawn = ThreadGroup.spawn
+    failure = RuntimeError("can't start new thread")
+
+    def short_of_threads(group, name, target):
+        if name == "repl-n3":
+            raise failure
+        return spawn(group, name, target)
+
+    monkeypatch.setattr(ThreadGroup, "spawn", short_of_threads)
+    bench = Bench()
+    bench.runtime.advance(1.0)
+    sent = len(bench.transport.calls)
+    bench.runtime.advance(1.0)
+
+    assert bench.node.crashes == [failure]
+    assert len(bench.transport.calls) == sent
 
 
 def test_a_shutdown_answers_unknown_for_what_is_under_way():
