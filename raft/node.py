@@ -250,6 +250,9 @@ class Raft:
             return future
         deadline = self._deadline(timeout)
         message = Apply(kind, data, extensions, future)
+        if self._leads_not():
+            message.fail(self._core.not_leader())  # and not only once a slow FSM gives bytes back
+            return future
         if not self._budget.acquire(message.size(), deadline):
             future.fail(EnqueueTimeoutError("timed out: too many bytes are unanswered"))
             return future
@@ -264,13 +267,19 @@ class Raft:
         """Post a request of the leader's, or answer it at once where there is none."""
         self._guard.check()
         core = self._core
-        if core.state.role not in (RaftState.LEADER, RaftState.SHUTDOWN) and not core.inbox.closed:
+        if self._leads_not():
             message.fail(core.not_leader())
             return
         try:
             core.inbox.submit(message, deadline)
         except RaftError as error:
             message.fail(error)
+
+    def _leads_not(self) -> bool:
+        """Tell whether requests of the leader's are refused here; a node shut down says so."""
+        core = self._core
+        is_elsewhere = core.state.role not in (RaftState.LEADER, RaftState.SHUTDOWN)
+        return is_elsewhere and not core.inbox.closed
 
     # ---- membership ----
 

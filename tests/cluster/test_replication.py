@@ -18,9 +18,11 @@ from raft import (
 from raft.messages import AppendEntriesRequest, RPCHeader
 from raft.stores import InmemStore, LogCache
 from raft.testing.cluster import Cluster, Member
+from raft.testing.fsm import RecordingFSM
 from raft.testing.invariants import Invariants
 from tests.cluster.helpers import (
     ANSWER,
+    HEARTBEAT,
     apply_all,
     apply_count,
     header_of,
@@ -118,6 +120,33 @@ def test_a_full_queue_times_out() -> None:
         assert taken.result(ANSWER) == 1
         leader.node.barrier().result(ANSWER)
         assert member.fsm.commands() == [b"x" * 600]
+
+
+def test_a_leader_that_was_refuses_at_once_although_its_fsm_still_holds_the_bytes() -> None:
+    """Another server can take the command; this one has no room until its FSM goes on."""
+    door = threading.Event()
+
+    class Slow(RecordingFSM):
+        def apply(self, log: Log) -> int:
+            door.wait(ANSWER)
+            return super().apply(log)
+
+    def small(config: Config) -> None:
+        config.max_command_bytes = config.max_pending_bytes = 100
+
+    with Cluster(3, configure=small, make_fsm=Slow) as cluster:
+        leader = cluster.leader()
+        cluster.wait_for(lambda: leader.node.commit_index() > 1)
+        slow = leader.node.apply(bytes(100))
+        cluster.wait_for(lambda: leader.node.commit_index() >= slow.index() > 0)
+        cluster.disconnect(leader)
+        cluster.wait_for(lambda: not leader.is_leader())
+
+        refused = leader.node.apply(b"x", timeout=HEARTBEAT)
+
+        assert isinstance(refused.error(ANSWER), NotLeaderError)
+        door.set()
+        assert slow.result(ANSWER) == 1
 
 
 def test_a_barrier_waits_for_all_before_it() -> None:
