@@ -62,12 +62,15 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         if condition is not None:
             self._condition: Any = condition
         self._host = host
-        self.set_running_or_notify_cancel()
 
     def __repr__(self) -> str:
         # Without the lock: the base class shows the future while it holds it, to refuse a second
         # answer, and ours cannot be taken twice.
         return f"<{type(self).__name__} at {id(self):#x} state={self._state.lower()}>"
+
+    def running(self) -> bool:
+        """Tell whether there is no answer yet: a future is running from its birth on."""
+        return not self.done()
 
     def cancel(self) -> bool:
         """Return False: a request that was handed over cannot be taken back."""
@@ -112,7 +115,7 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         return True
 
     def _check_deadlock(self) -> None:
-        if not self.done() and self._host.is_fsm_thread():
+        if self._host.is_fsm_thread() and not self.done():
             raise DeadlockError(
                 "FSM code must not wait for a future of its own node: only the FSM thread, on"
                 " which it runs, can answer it"

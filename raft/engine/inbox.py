@@ -188,32 +188,37 @@ class ByteBudget:
 
     def __init__(self, runtime: Runtime, limit: int) -> None:
         self._limit = limit
-        self._changed = runtime.condition()  # guards _used and _closed
+        self._lock = runtime.lock()  # guards all below
+        self._room = runtime.condition(self._lock)
         self._used = 0
+        self._waiting = 0
         self._closed = False
 
     def acquire(self, size: int, deadline: Deadline) -> bool:
         """Wait for room; False when the deadline passed. A lone command always finds room."""
-        with self._changed:
+        with self._lock:
             while self._used and self._used + size > self._limit and not self._closed:
                 remaining = deadline.remaining()
                 if remaining == 0.0:
                     return False
-                self._changed.wait(remaining)
+                self._waiting += 1
+                self._room.wait(remaining)
+                self._waiting -= 1
             self._used += size
             return True
 
     def release(self, size: int) -> None:
         """Give bytes back."""
-        with self._changed:
+        with self._lock:
             self._used -= size
-            self._changed.notify_all()  # several may fit where one was
+            if self._waiting:
+                self._room.notify_all()  # several may fit where one was
 
     def close(self) -> None:
         """Let everybody through; the inbox refuses them."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+            self._room.notify_all()
 
 
 @dataclass(slots=True)
