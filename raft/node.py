@@ -248,7 +248,8 @@ class Raft:
                 )
             )
             return future
-        deadline = self._deadline(timeout)
+        # FSM code never waits for room: nobody but the FSM thread can make any.
+        deadline = self._deadline(timeout, waits=not self._core.fsm.is_current())
         message = Apply(kind, data, extensions, future)
         if self._leads_not():
             message.fail(self._core.not_leader())  # and not only once a slow FSM gives bytes back
@@ -260,7 +261,9 @@ class Raft:
         self._submit(message, deadline)
         return future
 
-    def _deadline(self, timeout: float | None) -> Deadline:
+    def _deadline(self, timeout: float | None, *, waits: bool = True) -> Deadline:
+        if not waits:
+            return Deadline(self._runtime, 0.0)
         return Deadline(self._runtime, timeout if timeout and timeout > 0 else None)
 
     def _submit(self, message: ClientMessage, deadline: Deadline) -> None:

@@ -18,6 +18,7 @@ import pytest
 from raft import (
     Config,
     DeadlockError,
+    EnqueueTimeoutError,
     ForkedProcessError,
     FSMError,
     FSMHaltError,
@@ -101,6 +102,29 @@ class WaitingFSM(RecordingFSM):
         if log.data == b"wait for ever":
             WaitingFSM.go_on.wait(ANSWER * 3)
         return super().apply(log)
+
+
+def test_fsm_code_that_applies_does_not_wait_for_room() -> None:
+    """Room is made by the FSM thread alone, which is the one that would wait."""
+    inner: list[Any] = []
+
+    class Applying(RecordingFSM):
+        node: Any = None
+
+        def apply(self, log: Log) -> int:
+            if log.data.startswith(b"outer"):
+                inner.append(Applying.node.apply(bytes(50)))
+            return super().apply(log)
+
+    def small(config: Config) -> None:
+        config.max_command_bytes = config.max_pending_bytes = 100
+
+    with Cluster(1, configure=small, make_fsm=Applying) as cluster:
+        Applying.node = cluster.leader().node
+        outer = Applying.node.apply(b"outer" + bytes(60))
+
+        assert outer.result(ANSWER) == 1
+        assert isinstance(inner[0].error(ANSWER), EnqueueTimeoutError)
 
 
 def test_fsm_code_that_waits_for_its_own_node_is_told_so() -> None:
