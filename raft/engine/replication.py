@@ -103,10 +103,7 @@ class PeerReplicator:
         self.heart.move(server)
 
     def finish(self, upto: int, seconds: float) -> None:
-        """Let a removed peer learn of its removal at `upto`, if it can in so many seconds.
-
-        It counts no more: another machine may soon be added under its id.
-        """
+        """Let a removed peer learn of its removal at `upto` in so many seconds, and not count."""
         self.heart.discount()
         with self._changed:
             self._farewell = (upto, Deadline(self._links.runtime, seconds))
@@ -252,7 +249,7 @@ class PeerReplicator:
         self._report(index)
 
     def _report(self, index: int) -> None:
-        """Have a match count, unless the peer was removed."""
+        """Have a match count, unless the peer was removed: its id may be another machine's now."""
         if self._farewell is None:
             self._links.progress.match(self._server.id, index)
 
