@@ -150,10 +150,7 @@ class Core:
         self.raft_log.drop_tail()
         self._wait_for(self.disk.submit("settle", lambda: None, self._write_done))
         if self.fault is None:
-            try:
-                self._reread()
-            except StorageFailedError as error:
-                self.log.error("stores could not be settled error=%s", error)  # `fault` is set
+            self.fault = self._try_reread()
 
     def recover_disk(self) -> bool:
         """Probe an unfit disk and read everything anew; tell whether it is fit now."""
@@ -161,16 +158,22 @@ class Core:
         if write.error is not None:
             self.log.warning("disk probe failed error=%s", write.error)
             return False
-        try:
-            self._reread()
-        except (RaftInternalError, LogCorruptError, LogGapError):
-            raise
-        except Exception as error:  # noqa: BLE001 - a store is foreign code; tried again later
-            self.log.warning("stores cannot be read error=%s", error)
+        self.fault = self._try_reread()
+        if self.fault is not None:
             return False
-        self.fault = None
         self.log.info("disk is fit again last_index=%d", self.raft_log.last_index())
         return True
+
+    def _try_reread(self) -> Exception | None:
+        """Read everything anew; return what is wrong with the stores, to be tried again later."""
+        try:
+            self._reread()
+        except (RaftInternalError, LogCorruptError, LogGapError, StoppingError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a store is foreign code
+            self.log.warning("stores cannot be read error=%s", error)
+            return error
+        return None
 
     def _write_done(self, _: Write) -> None:
         self.inbox.poke()

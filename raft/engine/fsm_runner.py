@@ -216,27 +216,28 @@ class FsmRunner:
             apply.fail(LeadershipLostError("a snapshot took the place of the entry"))
 
     def _restore_failed(self, meta: SnapshotMeta, error: Exception) -> None:
-        """Count as having applied nothing, and try the newest snapshot again later (row 9)."""
+        """Count as having applied nothing, and try again later, the newest first (row 9)."""
         _log.error("restore failed id=%s index=%d", meta.id, meta.index, exc_info=error)
-        newest = self._newest_snapshot() or meta
+        another = self._another_snapshot() or meta
         self._machine.forget()
         self._state.set_applied(NO_INDEX)
         with self._changed:
             self.poison = error
             self._retry.failures += 1
             if self._restore is meta:
-                self._restore = newest
+                self._restore = another
             self._retry.at = self._runtime.monotonic() + backoff(
                 _RESTORE_RETRY_BASE, self._retry.failures, _RESTORE_RETRY_CAP
             )
         self._on_poisoned(error)
 
-    def _newest_snapshot(self) -> SnapshotMeta | None:
+    def _another_snapshot(self) -> SnapshotMeta | None:
+        """Return the next one to try: in turn, those from which the log goes on."""
         try:
-            listed = self._snapshots.list()
+            listed = [m for m in self._snapshots.list() if self._log.goes_on_behind(m.index)]
         except Exception:  # noqa: BLE001 - a store is foreign code; the old one is tried again
             return None
-        return listed[0] if listed else None
+        return listed[self._retry.failures % len(listed)] if listed else None
 
     def _capture_now(self) -> None:
         with self._changed:

@@ -247,6 +247,13 @@ class RaftLog:
             else:
                 self._recent.reset(EntryID(last_log.term, last), last + 1)
 
+    def goes_on_behind(self, index: int) -> bool:
+        """Tell whether a snapshot at an index and the log together leave no entry out."""
+        with self._lock:
+            if self._first_index == NO_INDEX:
+                return index >= self._boundary.index
+            return index + 1 >= self._first_index
+
     def ends_before_boundary(self) -> bool:
         """Tell whether there are entries, tail included, but none at the boundary or behind it."""
         with self._lock:

@@ -29,6 +29,7 @@ from raft.messages import (
     AppendEntriesResponse,
     InstallSnapshotRequest,
     InstallSnapshotResponse,
+    SnapshotReader,
 )
 from raft.runtime import Deadline, Event, backoff, random_timeout
 from raft.types import NO_INDEX, NO_TERM, Server, SnapshotMeta
@@ -404,14 +405,23 @@ class PeerReplicator:
         self._matched(meta.index)
 
 
+def _open_newest_snapshot(links: Links) -> tuple[SnapshotMeta, SnapshotReader]:
+    """Open the newest snapshot that is whole; one that the log does not join would not help."""
+    for meta in links.snapshots.list():
+        if not links.log.goes_on_behind(meta.index):
+            break
+        try:
+            return links.snapshots.open(meta.id)
+        except (SnapshotError, OSError) as error:
+            _log.error("snapshot cannot be read id=%s error=%s", meta.id, error)
+    raise SnapshotError("the log was compacted but there is no snapshot to send that can be read")
+
+
 def send_newest_snapshot(
     links: Links, server: Server, stopped: Event
 ) -> tuple[SnapshotMeta, InstallSnapshotResponse]:
     """Send the newest snapshot to a peer, at the configured rate, until `stopped` is set."""
-    listed = links.snapshots.list()
-    if not listed:
-        raise SnapshotError("the log was compacted but there is no snapshot to send")
-    meta, source = links.snapshots.open(listed[0].id)
+    meta, source = _open_newest_snapshot(links)
     reader = CountingReader(
         links.runtime, source, rate=links.config.snapshot_send_rate, stopped=stopped
     )

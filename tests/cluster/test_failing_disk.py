@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
 from raft import Config, Log, OutcomeUnknownError, StorageFailedError
+from raft.snapshots import FileSnapshotStore
 from raft.stores import InmemStore
 from raft.testing.cluster import SCALE, Cluster, Member
 from raft.testing.fsm import RecordingFSM
@@ -173,3 +175,63 @@ def test_a_follower_whose_write_fails_acknowledges_nothing_until_a_probe_succeed
         stays_so(cluster, "nothing stored", 3 * PROPAGATION, lambda: store.last_index() == last)
         store.fails = store.probes_fail = False
         assert len(cluster.assert_same_state()) == 6
+
+
+class BlindStore(InmemStore):
+    """Cannot be read while `is_blind`."""
+
+    is_blind = False
+
+    def last_index(self) -> int:
+        if self.is_blind:
+            raise OSError("disk cannot be read")
+        return super().last_index()
+
+
+def test_a_store_that_cannot_be_read_when_leadership_ends_is_tried_again() -> None:
+    with Cluster(0) as cluster:
+        store = BlindStore()
+        first = cluster.add(logs=store, stable=store)
+        cluster.bootstrap([first])
+        cluster.leader()
+        for _ in range(2):
+            other = cluster.add()
+            first.node.add_voter(other.id, other.address).result(ANSWER)
+        apply_count(first, 3)
+
+        store.is_blind = True
+        cluster.disconnect(first)
+        cluster.wait_for(lambda: first.node._core.fault is not None)
+        store.is_blind = False
+        cluster.heal()
+
+        cluster.wait_for(lambda: first.node._core.fault is None)
+        assert first.node.failure is None
+        apply_count(cluster.leader(), 3, b"after")
+        assert len(cluster.assert_same_state()) == 6
+
+
+def test_a_damaged_newest_snapshot_does_not_keep_a_peer_out(tmp_path: Path) -> None:
+    """An older one is sent, if the log goes on behind it."""
+
+    def keep_five(config: Config) -> None:
+        config.trailing_logs = 5
+
+    snapshots = FileSnapshotStore(tmp_path, retain=2)
+    with Cluster(0, configure=keep_five) as cluster:
+        first = cluster.add(snapshots=snapshots)
+        cluster.bootstrap([first])
+        leader = cluster.leader()
+        for count in (20, 2):
+            apply_count(leader, count, b"before-%d" % count)
+            leader.node.snapshot().result(ANSWER)
+        cluster.wait_for(lambda: leader.node._core.raft_log.first_index() > 1)
+        newest = snapshots.list()[0]
+        state = tmp_path / "snapshots" / newest.id / "state.bin"
+        state.write_bytes(b"spoiled" + state.read_bytes()[7:])
+
+        joiner = cluster.add()
+        leader.node.add_voter(joiner.id, joiner.address).result(ANSWER)
+
+        assert len(cluster.assert_same_state()) == 22
+        assert joiner.fsm.restores == 1
