@@ -18,7 +18,7 @@ from raft import (
     RaftState,
     ServerSuffrage,
 )
-from raft.testing.cluster import Cluster, Member
+from raft.testing.cluster import SCALE, Cluster, Member
 from raft.testing.fsm import RecordingFSM
 from tests.cluster.helpers import ANSWER, PROPAGATION, apply_count, stays_so
 
@@ -246,8 +246,14 @@ def test_a_change_that_cannot_be_made_in_time_says_so() -> None:
         assert isinstance(first.error(ANSWER), RaftError)
 
 
+def patient(config: Config) -> None:
+    """For what is not about elections, but keeps both cores busy."""
+    config.heartbeat_timeout = config.election_timeout = 0.5 * SCALE
+    config.leader_lease_timeout = 0.5 * SCALE
+
+
 def test_membership_changes_while_commands_flow() -> None:
-    with Cluster(3) as cluster:
+    with Cluster(3, configure=patient) as cluster:
         stop = threading.Event()
         results: list[BaseException | None] = []
 
