@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
+from raft.errors import StorageFailedError
 from raft.interfaces import MaintainedStore, ReopenableStore, StableStore
 from raft.runtime import Runtime
 
@@ -25,7 +26,7 @@ PROBE_KEY = b"DiskProbe"
 class Write:
     """One job of the disk thread: `begun` turns True before it starts, `done` at its very end."""
 
-    __slots__ = ("action", "begun", "done", "error", "name", "on_done")
+    __slots__ = ("action", "begun", "done", "error", "heals", "name", "on_done")
 
     def __init__(
         self, name: str, action: Callable[[], None], on_done: Callable[[Write], None]
@@ -34,6 +35,7 @@ class Write:
         self.action = action
         self.on_done = on_done
         self.error: BaseException | None = None
+        self.heals = False  # only such a write is tried after one that failed
         self.begun = False
         self.done = False
 
@@ -56,6 +58,7 @@ class Disk:
         self._begun: float | None = None  # since when a write is under way
         self._busy = False
         self._stopped = False
+        self._failure: Exception | None = None  # of a write; the disk thread's own
         self.is_unfit = False  # a write failed or overran, and no probe has succeeded since
 
     def submit(
@@ -65,7 +68,9 @@ class Disk:
         on_done: Callable[[Write], None] = lambda _: None,
     ) -> Write:
         """Queue a write. `on_done` runs on the disk thread and must not block."""
-        write = Write(name, action, on_done)
+        return self._enqueue(Write(name, action, on_done))
+
+    def _enqueue(self, write: Write) -> Write:
         with self._changed:
             self._writes.append(write)
             self._changed.notify()
@@ -103,10 +108,13 @@ class Disk:
 
         def finished(write: Write) -> None:
             if write.error is None:
+                self._failure = None
                 self.is_unfit = False
             on_done(write)
 
-        return self.submit("probe", action, finished)
+        write = Write("probe", action, finished)
+        write.heals = True
+        return self._enqueue(write)
 
     def stop(self) -> None:
         """Let the thread end once all writes are done; background work is dropped."""
@@ -137,12 +145,16 @@ class Disk:
     def _do(self, write: Write) -> None:
         self._begun = self._runtime.monotonic()
         write.begun = True
-        try:
-            write.action()
-        except Exception as error:  # noqa: BLE001 - a store is foreign code; handed to the waiter
-            write.error = error
-            self.is_unfit = True
-            _log.error("write failed name=%s", write.name, exc_info=True)
+        if self._failure is None or write.heals:
+            try:
+                write.action()
+            except Exception as error:  # noqa: BLE001 - a store is foreign code; for the waiter
+                write.error = self._failure = error
+                self.is_unfit = True
+                _log.error("write failed name=%s", write.name, exc_info=True)
+        else:
+            # Law 4: what stands in the queue behind a failed write is not stored without it.
+            write.error = StorageFailedError(f"not written after a failure: {self._failure}")
         self._ended(write.name)
         write.done = True
         write.on_done(write)

@@ -1,6 +1,7 @@
 import pytest
 
 from raft.engine.disk import PROBE_KEY, Disk
+from raft.errors import StorageFailedError
 from raft.stores import InmemStore
 from raft.testing.manual import ManualRuntime
 
@@ -88,14 +89,20 @@ def test_a_write_is_done_when_it_is_reported(runtime, disk):
     assert (write.done, write.error) == (True, None)
 
 
-def test_a_write_that_failed_carries_its_error_and_the_next_one_goes_on(runtime, disk, notes):
+def test_behind_a_write_that_failed_nothing_is_written_until_a_probe_succeeds(runtime, disk, notes):
+    """Law 4: what comes later in the log must not be stored without what failed."""
     failed = disk.submit("a", failing)
-    fine = disk.submit("b", noting(notes, "b"))
+    refused = disk.submit("b", noting(notes, "b"))
+    runtime.run()
+    assert isinstance(failed.error, OSError)
+    assert isinstance(refused.error, StorageFailedError)
+    assert notes == []
 
+    disk.probe(InmemStore(), lambda _: None)
+    fine = disk.submit("c", noting(notes, "c"))
     runtime.run()
 
-    assert isinstance(failed.error, OSError)
-    assert (fine.error, notes) == (None, ["b"])
+    assert (fine.error, notes) == (None, ["c"])
 
 
 def test_a_disk_that_failed_is_unfit_until_a_probe_is_durable(runtime, disk):
