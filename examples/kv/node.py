@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import logging
 import signal
@@ -59,7 +60,7 @@ def announce(node: Raft, machine: KVMachine, options: argparse.Namespace) -> Non
                 node.apply(encode_member(options.id, options.http), 1.0).result(5.0)
             else:
                 post_join(machine.members().get(leader_id) or options.join, body)
-        except (RaftError, OSError, ValueError) as error:
+        except (RaftError, OSError, ValueError, http.client.HTTPException) as error:
             _log.info("not announced yet error=%s", error)
         pause.wait(RETRY_SECONDS)
 

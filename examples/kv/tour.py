@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import itertools
 import json
 import os
@@ -47,13 +48,20 @@ def call(method: str, url: str, body: Any = None, timeout: float = 5.0) -> tuple
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"http://{url}", data=data, method=method)
     try:
+        return exchange(request, timeout)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        return (REFUSED if isinstance(reason, ConnectionRefusedError) else NO_ANSWER), None
+
+
+def exchange(request: urllib.request.Request, timeout: float) -> tuple[int, Any]:
+    """Send a request; return (status, JSON answer), also of an answer that is an error."""
+    try:
         with urllib.request.urlopen(request, timeout=timeout) as answer:
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read() or b"null")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        return (REFUSED if isinstance(reason, ConnectionRefusedError) else NO_ANSWER), None
+        with error:
+            return error.code, json.loads(error.read() or b"null")
 
 
 def wait_for(what: str, condition: Callable[[], Any], seconds: float = WAIT_SECONDS) -> Any:
