@@ -21,6 +21,7 @@ from raft.engine.inbox import (
     ClientMessage,
     FSMPoisoned,
     Inbox,
+    SnapshotTaken,
     VerifyLeader,
 )
 from raft.engine.install_snapshot import SnapshotReceiver
@@ -65,6 +66,7 @@ from raft.types import (
     PROTOCOL_VERSION,
     SNAPSHOT_VERSION,
     Configuration,
+    EntryID,
     LogType,
     RaftState,
     ServerAddress,
@@ -132,7 +134,7 @@ class Raft:
             fsm=core.fsm,
             log=core.raft_log,
             snapshots=snapshots,
-            on_taken=core.inbox.post,
+            on_taken=self._snapshot_taken,
         )
         self._lifecycle = Lifecycle(
             core=core,
@@ -205,6 +207,12 @@ class Raft:
             core.become(RaftState.SHUTDOWN)
             core.refuse_leftovers()
             core.main_ended.set()
+
+    def _snapshot_taken(self, message: SnapshotTaken) -> None:
+        """Publish a snapshot before its caller hears of it; the main thread does the rest."""
+        meta = message.meta
+        self._core.state.set_last_snapshot(EntryID(meta.term, meta.index))
+        self._core.inbox.post(message)
 
     def _abandon_role(self) -> None:
         if isinstance(self._role, Leader):

@@ -352,3 +352,16 @@ def test_stats_have_the_originals_names() -> None:
         assert follower.node.stats()["last_contact"].endswith("s")
         assert str(leader.node) == f"Node at {leader.address} [Leader]"
         assert leader.node.cluster_id() is not None
+
+
+def test_a_snapshot_that_was_answered_shows_in_the_stats(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Cluster(1) as cluster:
+        node = cluster.leader().node
+        applied = node.apply(b"x")
+        applied.result(ANSWER)
+        monkeypatch.setattr(node._core.inbox, "post", lambda _: None)  # main hears of nothing
+
+        node.snapshot().result(ANSWER)
+
+        assert int(node.stats()["last_snapshot_index"]) >= applied.index()
+        monkeypatch.undo()
