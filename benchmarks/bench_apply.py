@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import shutil
 import socket
 import statistics
@@ -188,10 +189,18 @@ def measure_fsync(folder: Path, count: int = 200) -> float:
 
 
 def free_address() -> str:
-    """Return a loopback address that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    """Return a loopback address that nobody uses now.
+
+    Below the ports that the system gives to outgoing connections, so that none takes it meanwhile.
+    """
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return f"127.0.0.1:{port}"
+    raise SystemExit("no port from 20000 to 32000 is free on 127.0.0.1")
 
 
 def bench(folder: Path, seconds: float) -> None:

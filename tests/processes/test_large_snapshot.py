@@ -21,10 +21,14 @@ PATIENCE = 60.0
 @pytest.fixture
 def children(tmp_path: Path) -> Iterator[dict[str, Child]]:
     addresses = {f"n{i}": free_address() for i in (1, 2, 3)}
-    children = {node_id: Child(node_id, addresses, tmp_path) for node_id in addresses}
-    yield children
-    for child in children.values():
-        child.kill()
+    children: dict[str, Child] = {}
+    try:
+        for node_id in addresses:
+            children[node_id] = Child(node_id, addresses, tmp_path)
+        yield children
+    finally:
+        for child in children.values():
+            child.kill()
 
 
 @pytest.mark.timeout(180)  # 200 MB are written to disk four times
