@@ -5,12 +5,13 @@ Start with `Raft`, `Config` and the contract `FSM`. Stores, snapshot stores and 
 `raft.testing`.
 """
 
-from raft.bootstrap import bootstrap_cluster, has_existing_state
+from raft.bootstrap import bootstrap_cluster, has_existing_state, recover_cluster
 from raft.codec import decode_configuration, encode_configuration
 from raft.config import Config, default_config, validate_config
 from raft.errors import (
     AbortedByRestoreError,
     CantBootstrapError,
+    CantRecoverError,
     ClusterMismatchError,
     CommandTooLargeError,
     ConfigurationChangedError,
@@ -92,6 +93,7 @@ __all__ = [
     "ApplyFuture",
     "BatchingFSM",
     "CantBootstrapError",
+    "CantRecoverError",
     "ClusterMismatchError",
     "CommandTooLargeError",
     "Config",
@@ -160,5 +162,6 @@ __all__ = [
     "default_config",
     "encode_configuration",
     "has_existing_state",
+    "recover_cluster",
     "validate_config",
 ]

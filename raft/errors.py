@@ -91,6 +91,10 @@ class CantBootstrapError(NotAppliedError):
     """The node has state already, or a leader: only a blank node can be bootstrapped."""
 
 
+class CantRecoverError(RaftError):
+    """The stores hold nothing that a cluster could be recovered from; nothing was changed."""
+
+
 class ConfigurationChangedError(NotAppliedError, ValueError):
     """The configuration has changed since `prev_index`. Read it again and decide anew."""
 

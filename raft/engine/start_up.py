@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from raft.engine.core import Core
 from raft.engine.state import HardState
 from raft.errors import SnapshotError
+from raft.interfaces import SnapshotStore
 from raft.types import EntryID, SnapshotMeta
 
 _log = logging.getLogger(__name__)
@@ -54,11 +56,18 @@ def _load_term(core: Core) -> None:
 
 
 def _restore_newest(core: Core) -> SnapshotMeta | None:
+    read = not core.config.no_snapshot_restore_on_start
+    return restore_newest(core.snapshots, lambda meta: core.fsm.start_from(meta, read=read))
+
+
+def restore_newest(
+    snapshots: SnapshotStore, restore: Callable[[SnapshotMeta], None]
+) -> SnapshotMeta | None:
     """Restore the newest snapshot that can be read; None when there is none at all."""
-    listed = core.snapshots.list()
+    listed = snapshots.list()
     for meta in listed:
         try:
-            core.fsm.start_from(meta, read=not core.config.no_snapshot_restore_on_start)
+            restore(meta)
         except Exception:  # noqa: BLE001 - stores and user code: the next older one may do
             _log.exception("failed to restore snapshot id=%s", meta.id)
         else:

@@ -1,0 +1,167 @@
+"""Recovery of a cluster that has lost its majority for good: what is done to one survivor's stores.
+
+Everything is looked at and replayed before anything is written. Then, in this order, each step
+durable before the next: the new cluster id, the snapshot, the end of the log. Whatever a crash
+leaves of that can be started, and recovered once more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+
+from raft.codec import dumps, encode_configuration, loads
+from raft.config import Config
+from raft.engine.raft_log import RaftLog
+from raft.engine.start_up import restore_newest
+from raft.engine.state import CLUSTER_ID_KEY, load_cluster_id
+from raft.engine.state_machine import StateMachine
+from raft.errors import CantRecoverError, KeyNotFoundError, SnapshotError
+from raft.interfaces import (
+    FSM,
+    FSMSnapshot,
+    LogStore,
+    SnapshotSink,
+    SnapshotStore,
+    StableStore,
+)
+from raft.runtime import THREADS
+from raft.types import NO_ENTRY, SNAPSHOT_VERSION, Configuration, EntryID
+
+RECOVERY_KEY = b"Recovery"
+
+_REPLAY_COUNT = 1024  # entries read at once
+_REPLAY_BYTES = 4 * 1024 * 1024
+
+_log = logging.getLogger(__name__)
+
+
+def recover(
+    config: Config,
+    fsm: FSM,
+    logs: LogStore,
+    stable: StableStore,
+    snapshots: SnapshotStore,
+    configuration: Configuration,
+    cluster_id: str | None,
+) -> None:
+    """Make one snapshot of all there is, with a configuration of the caller's, in place of the log.
+
+    Raises what `raft.recover_cluster` says.
+    """
+    log = RaftLog(THREADS, logs, memory_bytes=0)
+    last = _replay(log, StateMachine(_OnlyCommands(fsm), snapshots, config.fsm_halt_on), snapshots)
+    view = fsm.snapshot()
+    try:
+        # In force as of the snapshot's own index: no older entry can claim to be newer.
+        sink = snapshots.create(SNAPSHOT_VERSION, last.index, last.term, configuration, last.index)
+        try:
+            _persist(view, sink)
+            _change_cluster_id(stable, last, configuration, cluster_id)
+            sink.close()
+        except BaseException:
+            sink.cancel()
+            raise
+    finally:
+        view.release()
+    if [meta.id for meta in snapshots.list()[:1]] != [sink.id()]:
+        raise SnapshotError(
+            f"the store does not list snapshot {sink.id()} as its newest: check the clock, and"
+            " that the store keeps what it is given; the log was left as it is"
+        )
+    log.drop_all(last)
+    _log.info("recovered index=%d term=%d configuration=%s", last.index, last.term, configuration)
+
+
+class _OnlyCommands:
+    """The FSM as it is seen here: no batches and no configurations, which are replaced anyway."""
+
+    def __init__(self, fsm: FSM) -> None:
+        self.apply = fsm.apply
+        self.snapshot = fsm.snapshot
+        self.restore = fsm.restore
+
+
+def _replay(log: RaftLog, machine: StateMachine, snapshots: SnapshotStore) -> EntryID:
+    """Bring the FSM to the end of the log, committed or not; return that end."""
+    if restore_newest(snapshots, machine.restore) is not None:
+        log.set_boundary(machine.position)
+    log.reload()
+    end = machine.position.index if log.must_drop() else log.durable_index()
+    while machine.position.index < end:
+        machine.apply(log.entries(machine.position.index + 1, _REPLAY_COUNT, _REPLAY_BYTES))
+    last = machine.position
+    if last == NO_ENTRY:
+        raise CantRecoverError(
+            "no initial state to recover: there is a term, but neither an entry nor a snapshot"
+        )
+    for meta in snapshots.list():
+        if EntryID(meta.term, meta.index) > last:
+            raise SnapshotError(
+                f"snapshot {meta.id} cannot be read, and the log ends before it, at {last.index}:"
+                " what is between would be lost. Recover from another server"
+            )
+    return last
+
+
+def _persist(view: FSMSnapshot, sink: SnapshotSink) -> None:
+    held = _HeldSink(sink)
+    try:
+        view.persist(held)
+    except Exception as error:
+        raise SnapshotError(f"failed to persist snapshot: {error}") from error
+    if held.is_cancelled:
+        raise SnapshotError("failed to persist snapshot: the FSM cancelled it")
+
+
+class _HeldSink:
+    """A sink that the FSM may close, but that is published only later."""
+
+    def __init__(self, sink: SnapshotSink) -> None:
+        self.write = sink.write
+        self.id = sink.id
+        self.is_cancelled = False
+
+    def close(self) -> None:
+        """Do nothing yet."""
+
+    def cancel(self) -> None:
+        """Note that the FSM has given up."""
+        self.is_cancelled = True
+
+
+# ---- the next cluster id (departure 15) ----
+
+
+def derive_cluster_id(old: str, configuration: Configuration) -> str:
+    """Return the id of the cluster that goes on with these members: the same on each of them."""
+    in_order = Configuration(sorted(configuration.servers, key=lambda server: server.id))
+    content = b"recovered\0" + old.encode() + b"\0" + encode_configuration(in_order)
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _change_cluster_id(
+    stable: StableStore, last: EntryID, configuration: Configuration, given: str | None
+) -> None:
+    """Store the next id, before the snapshot with the next configuration can be seen.
+
+    A server with the new id and the old configuration finds nobody to talk to but servers that
+    were recovered likewise. One with the old id and the new configuration would still be heard by
+    the servers left behind.
+    """
+    old = _id_before(stable, last)
+    stable.set(RECOVERY_KEY, dumps([old, last.term, last.index]))
+    stable.set(CLUSTER_ID_KEY, (given or derive_cluster_id(old, configuration)).encode())
+
+
+def _id_before(stable: StableStore, last: EntryID) -> str:
+    """Return the id that the cluster had before it was recovered.
+
+    As long as nothing was appended since, recovering once more counts as the same recovery: it
+    gives the id that it gives on a server where it is done only once.
+    """
+    try:
+        old, term, index = loads(stable.get(RECOVERY_KEY))
+    except KeyNotFoundError:
+        return load_cluster_id(stable) or ""
+    return str(old) if EntryID(term, index) == last else load_cluster_id(stable) or ""

@@ -1,0 +1,98 @@
+"""Clusters that are recovered by hand, all servers down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raft import Config, Configuration, recover_cluster
+from raft.snapshots import FileSnapshotStore
+from raft.testing.cluster import Cluster, Member
+from raft.testing.fsm import RecordingFSM
+from tests.cluster.helpers import ANSWER, HEARTBEAT, PROPAGATION, apply_count, stays_so
+
+
+def eager(config: Config) -> None:
+    config.trailing_logs = 10
+    config.snapshot_threshold = 5
+    config.snapshot_interval = 2 * PROPAGATION
+
+
+def recover(member: Member, configuration: Configuration) -> None:
+    """Recover a stopped member with an FSM to be thrown away."""
+    recover_cluster(
+        member.config,
+        RecordingFSM(),
+        member.logs,
+        member.stable,
+        member.snapshots,
+        configuration,
+    )
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        pytest.param(0, id="SNP-13 no snapshot, no trailing logs"),
+        pytest.param(4, id="SNP-14 no snapshot, some trailing logs"),
+        pytest.param(25, id="SNP-15 snapshot, with trailing logs"),
+    ],
+)
+def test_a_cluster_recovered_with_its_own_configuration_goes_on(tmp_path: Path, count: int) -> None:
+    """SNP-13, SNP-14, SNP-15; protocol 3, as everything here."""
+    with Cluster(0, configure=eager) as cluster:
+        for number in range(3):
+            cluster.add(snapshots=FileSnapshotStore(tmp_path / str(number), retain=100))
+        cluster.bootstrap()
+        leader = cluster.leader()
+        apply_count(leader, count)
+        commands = cluster.assert_same_state()
+        members = list(cluster.members.values())
+        if count == 25:
+            cluster.wait_for(lambda: all(m.snapshots.list() for m in members), what="snapshots")
+        before = leader.node.get_configuration().result(1)
+        for member in members:
+            cluster.stop(member)
+
+        for member in members:
+            snapshots = len(member.snapshots.list())
+            recover(member, before)
+            assert len(member.snapshots.list()) == snapshots + 1
+            assert (member.logs.first_index(), member.logs.last_index()) == (0, 0)
+
+        for member in members:
+            cluster.restart(member)
+        cluster.followers()
+        assert cluster.assert_same_state() == commands
+        apply_count(cluster.leader(), 1, b"after")
+        configurations = {m.node.get_configuration().result(1) for m in members}
+        assert configurations == {before}
+        assert len({m.node.cluster_id() for m in members}) == 1
+
+
+def test_a_server_left_behind_is_refused() -> None:
+    """Departure 15: it knows the address, and has a log of its own, but another cluster's id."""
+    with Cluster(3) as cluster:
+        apply_count(cluster.leader(), 3)
+        commands = cluster.assert_same_state()
+        survivor, left_behind, lost = cluster["n1"], cluster["n2"], cluster["n3"]
+        for member in (survivor, left_behind, lost):
+            cluster.stop(member)
+        last_term = survivor.node.current_term()
+
+        recover(survivor, Configuration([survivor.server()]))
+        cluster.restart(survivor)
+        cluster.restart(left_behind)
+        survivor.node.wait_for_leader(ANSWER)
+        survivor.node.add_nonvoter(left_behind.id, left_behind.address).result(ANSWER)
+        survivor.node.apply(b"after").result(ANSWER)
+
+        stays_so(
+            cluster,
+            "the old cluster is over",
+            10 * HEARTBEAT,
+            lambda: survivor.is_leader() and left_behind.fsm.commands() != [*commands, b"after"],
+        )
+        assert survivor.node.current_term() > last_term
+        assert survivor.node.cluster_id() != left_behind.node.cluster_id()
