@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from raft.codec import decode_configuration
 from raft.engine.core import Core
+from raft.engine.membership import configuration_of
 from raft.errors import (
     CommittedConflictError,
     LogNotFoundError,
@@ -18,7 +18,7 @@ from raft.errors import (
     StorageFailedError,
 )
 from raft.messages import RPC, AppendEntriesRequest, AppendEntriesResponse
-from raft.types import Log, LogType, RaftState
+from raft.types import Log, RaftState
 
 
 def answer_heartbeat(core: Core, rpc: RPC) -> None:
@@ -143,9 +143,9 @@ def _store(core: Core, logs: Sequence[Log]) -> None:
         return
     first = logs[0].index
     configurations = [
-        (log.index, decode_configuration(log.data))
+        (log.index, configuration)
         for log in logs
-        if log.type is LogType.CONFIGURATION
+        if (configuration := configuration_of(log)) is not None
     ]
     members = core.membership
     if first <= min(members.committed_index, core.raft_log.last_index()):

@@ -11,12 +11,11 @@ from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raft.codec import decode_configuration
 from raft.config import Config
 from raft.engine.disk import Disk, Write
 from raft.engine.fsm_runner import FsmRunner
 from raft.engine.inbox import Apply, ClientMessage, Inbox, Message
-from raft.engine.membership import Membership
+from raft.engine.membership import Membership, configurations_in
 from raft.engine.raft_log import RaftLog
 from raft.engine.state import CLUSTER_ID_KEY, HardState, NodeState, load_cluster_id
 from raft.errors import (
@@ -35,15 +34,11 @@ from raft.observer import LatestValue, LeaderObservation, ObservationData
 from raft.runtime import Event, Runtime, ThreadGroup
 from raft.types import (
     EntryID,
-    LogType,
     RaftState,
     ServerAddress,
     ServerID,
     SnapshotMeta,
 )
-
-_SCAN_BYTES = 4 * 1024 * 1024  # read at once when the log is scanned for configurations
-_SCAN_COUNT = 4096
 
 
 class StoppingError(RaftShutdownError):
@@ -208,13 +203,8 @@ class Core:
 
     def scan_configurations(self, first: int) -> None:
         """Take configurations over from the log, from an index on; checks every entry it reads."""
-        first = max(first, self.raft_log.boundary().index + 1)
-        last = self.raft_log.durable_index()
-        while first <= last:
-            for log in self.raft_log.entries(first, _SCAN_COUNT, _SCAN_BYTES):
-                if log.type is LogType.CONFIGURATION:
-                    self.membership.append(log.index, decode_configuration(log.data))
-                first = log.index + 1
+        for index, configuration in configurations_in(self.raft_log, first):
+            self.membership.append(index, configuration)
 
     def publish_log(self) -> None:
         """Publish the end of the log and the latest configuration."""

@@ -13,7 +13,7 @@ from raft.engine.inbox import SnapshotReceived
 from raft.errors import LogNotFoundError, SnapshotError, StorageFailedError
 from raft.interfaces import SnapshotSink
 from raft.messages import RPC, InstallSnapshotRequest, InstallSnapshotResponse, SnapshotReader
-from raft.types import SNAPSHOT_VERSION, EntryID, RaftState, SnapshotMeta
+from raft.types import SNAPSHOT_VERSION, EntryID, RaftState, SnapshotMeta, check_configuration
 
 CHUNK_BYTES = 256 * 1024
 
@@ -39,6 +39,12 @@ class SnapshotReceiver:
             rpc.respond(
                 None, SnapshotError(f"unsupported snapshot version {request.snapshot_version}")
             )
+            return
+        try:
+            check_configuration(request.configuration)
+        except ValueError as exc:
+            # Of version 0, say, whose peers another protocol carries where this one has nothing.
+            rpc.respond(None, SnapshotError(f"the snapshot names no usable peers: {exc}"))
             return
         if request.term > core.state.term or core.state.role is not RaftState.FOLLOWER:
             core.become_follower(request.term)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
+from raft.codec import decode_configuration
 from raft.engine.inbox import ChangeKind
-from raft.errors import ConfigurationChangedError, InvalidConfigurationError
+from raft.engine.raft_log import RaftLog
+from raft.errors import (
+    ConfigurationChangedError,
+    InvalidConfigurationError,
+    UnsupportedProtocolError,
+)
 from raft.types import (
     EMPTY_CONFIGURATION,
     NO_INDEX,
     Configuration,
+    Log,
+    LogType,
     Server,
     ServerAddress,
     ServerID,
@@ -20,6 +29,34 @@ from raft.types import (
 VOTER = ServerSuffrage.VOTER
 NONVOTER = ServerSuffrage.NONVOTER
 STAGING = ServerSuffrage.STAGING
+
+_SCAN_BYTES = 4 * 1024 * 1024  # read at once when the log is scanned for configurations
+_SCAN_COUNT = 4096
+
+
+def configuration_of(log: Log) -> Configuration | None:
+    """Return the configuration that an entry holds, None for any other entry.
+
+    Raises `UnsupportedProtocolError` for the lists of addresses that protocol versions below 3
+    wrote instead: they name no ids.
+    """
+    if log.type in (LogType.ADD_PEER_DEPRECATED, LogType.REMOVE_PEER_DEPRECATED):
+        raise UnsupportedProtocolError(
+            f"entry {log.index} lists peers as protocol versions below 3 did. Have the cluster it"
+            " comes from speak version 3, and take a snapshot there: it replaces such entries"
+        )
+    return decode_configuration(log.data) if log.type is LogType.CONFIGURATION else None
+
+
+def configurations_in(log: RaftLog, first: int) -> Iterator[tuple[int, Configuration]]:
+    """Yield the configurations that the log holds on disk, from an index on; checks every entry."""
+    first = max(first, log.boundary().index + 1)
+    while first <= log.durable_index():
+        for entry in log.entries(first, _SCAN_COUNT, _SCAN_BYTES):
+            configuration = configuration_of(entry)
+            if configuration is not None:
+                yield entry.index, configuration
+            first = entry.index + 1
 
 
 def next_configuration(

@@ -12,6 +12,7 @@ from raft.errors import (
     RemoteError,
     ShutdownNotAppliedError,
     StorageFailedError,
+    UnsupportedProtocolError,
 )
 from raft.messages import AppendEntriesRequest
 from raft.observer import LeaderObservation
@@ -559,3 +560,15 @@ def test_a_node_that_is_shut_down_answers_no_heartbeat():
     asked = beat(node, append(1))
 
     assert isinstance(asked.error, ShutdownNotAppliedError)
+
+
+@pytest.mark.parametrize("kind", [LogType.ADD_PEER_DEPRECATED, LogType.REMOVE_PEER_DEPRECATED])
+def test_peer_entries_of_an_old_protocol_are_refused(kind):
+    """GAP-17, departure 17: nobody is taken for a member whose id is not known."""
+    node = node_with(1)
+    logs = [*entries(3, terms=(1,)), *entries(4, terms=(1,), kind=kind)]
+
+    asked = node.ask(append(1, (2, 1), logs, commit=4))
+
+    assert isinstance(asked.error, UnsupportedProtocolError)
+    assert (stored_terms(node), node.core.state.commit_index) == ([1, 1], 0)

@@ -149,6 +149,31 @@ def test_an_unknown_version_is_refused(make, version):
     assert isinstance(asked.error, SnapshotError)
 
 
+@pytest.mark.parametrize("peers", [servers(), servers("n1", "n1"), servers(nonvoters=["n1"])])
+@pytest.mark.parametrize("version", [0, 1])
+def test_a_snapshot_without_usable_peers_is_refused(make, version, peers):
+    """SNP-11: our requests have no list of peers beside the configuration, whatever the version."""
+    node = make()
+
+    asked = send(node, install(2, 9, 2, snapshot_version=version, configuration=peers))
+
+    assert isinstance(asked.error, SnapshotError)
+    assert "no usable peers" in str(asked.error)
+    assert (node.snapshots.list(), node.core.state.term) == ([], 1)
+    assert send(node, install(2, 9, 2)).response.success
+
+
+def test_a_snapshot_of_the_oldest_version_is_installed_as_one_of_today(make):
+    """GAP-16, over the wire."""
+    node = make()
+
+    assert send(node, install(2, 9, 2, snapshot_version=0)).response.success
+
+    (meta,) = node.snapshots.list()
+    assert (meta.version, meta.index, meta.configuration) == (1, 9, MEMBERS)
+    assert node.fsm.commands() == [b"2/1", b"3/1"]
+
+
 def test_a_node_whose_disk_failed_takes_none(make):
     node = make()
     node.core.fault = OSError("disk")

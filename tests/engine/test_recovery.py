@@ -178,11 +178,13 @@ def test_a_log_that_the_snapshot_has_replaced_is_not_applied():
 
 
 def test_only_commands_are_applied_and_one_by_one():
+    """GAP-17: what lists peers as old protocols did is passed over, too."""
     logs = [
         configuration_entry(4, 1, OTHER),
         *entries(5, terms=(1,), kind=LogType.NOOP),
         *entries(6, terms=(1,)),
         *entries(7, terms=(1,), kind=LogType.BARRIER),
+        *entries(8, terms=(1,), kind=LogType.ADD_PEER_DEPRECATED),
     ]
     fsm = BatchingRecordingFSM()
 

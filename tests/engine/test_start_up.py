@@ -1,9 +1,12 @@
 """What a node makes of its stores before its threads run, and the first state of all."""
 
+import base64
+import json
 from dataclasses import replace
 
 import pytest
 
+from raft.codec import encode_peers
 from raft.engine.first_start import (
     bootstrap_here,
     check_bootstrap,
@@ -21,11 +24,13 @@ from raft.errors import (
     NotVoterError,
     SnapshotError,
     StorageFailedError,
+    UnsupportedProtocolError,
 )
 from raft.futures import Future
 from raft.roles.candidate import Candidate
 from raft.roles.follower import Follower
-from raft.snapshots import InmemSnapshotStore
+from raft.snapshots import FileSnapshotStore, InmemSnapshotStore
+from raft.snapshots.crc64 import crc64
 from raft.testing.fsm import RecordedSnapshot
 from raft.testing.manual import ManualRuntime
 from raft.testing.script import (
@@ -35,7 +40,15 @@ from raft.testing.script import (
     entries,
     servers,
 )
-from raft.types import NO_ENTRY, Configuration, EntryID, Server, ServerSuffrage
+from raft.types import (
+    NO_ENTRY,
+    Configuration,
+    EntryID,
+    Log,
+    LogType,
+    Server,
+    ServerSuffrage,
+)
 
 MEMBERS, BIGGER = servers("n1", "n2"), servers("n1", "n2", "n3")
 
@@ -171,6 +184,40 @@ def test_an_older_snapshot_below_a_compacted_log_is_a_gap(store, runtime):
 
     with pytest.raises(LogGapError):
         started(store, shelf, runtime)
+
+
+def test_a_snapshot_of_the_oldest_version_is_restored(store, runtime, tmp_path):
+    """GAP-16: its configuration are its peers, each with its address as its id."""
+    folder = tmp_path / "snapshots" / "1-3-5"
+    folder.mkdir(parents=True)
+    content = b"\x80"  # an empty list, as the FSM writes it
+    (folder / "state.bin").write_bytes(content)
+    fields = {"Version": 0, "ID": folder.name, "Index": 3, "Term": 1, "Size": len(content)}
+    fields["Peers"] = base64.b64encode(encode_peers(MEMBERS)).decode()
+    fields["CRC"] = base64.b64encode(crc64(content).to_bytes(8, "big")).decode()
+    (folder / "meta.json").write_text(json.dumps(fields))
+
+    node = started(store, FileSnapshotStore(tmp_path), runtime)
+
+    assert (node.fsm.restores, node.core.state.applied_index) == (1, 3)
+    members = node.core.membership
+    assert members.committed == Configuration([Server("n1:1", "n1:1"), Server("n2:1", "n2:1")])
+    assert members.committed_index == 3
+
+
+@pytest.mark.parametrize("kind", [LogType.ADD_PEER_DEPRECATED, LogType.REMOVE_PEER_DEPRECATED])
+def test_a_log_with_peer_entries_of_an_old_protocol_refuses_to_start(
+    store, snapshots, runtime, kind
+):
+    """GAP-17, departure 17: it names no ids. What a snapshot covers does not matter."""
+    data = encode_peers(MEMBERS)
+    store.store_logs([Log(1, 1, kind, data).sealed(), *entries(2, terms=(1, 1, 1))])
+
+    with pytest.raises(UnsupportedProtocolError, match="entry 1 lists peers"):
+        started(store, snapshots, runtime)
+
+    take_snapshot(snapshots, 3, 1)
+    assert started(store, snapshots, runtime).core.membership.latest == MEMBERS
 
 
 # ---- law 4 at start ----
