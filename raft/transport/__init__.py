@@ -4,12 +4,16 @@ from raft.transport.inmem import InmemTransport
 from raft.transport.network import NetworkTransport
 from raft.transport.stream import Stream, StreamLayer
 from raft.transport.tcp import TCPStreamLayer, TCPTransport
+from raft.transport.tls import MutualTLS, TLSStreamLayer, TLSTransport
 
 __all__ = [
     "InmemTransport",
+    "MutualTLS",
     "NetworkTransport",
     "Stream",
     "StreamLayer",
     "TCPStreamLayer",
     "TCPTransport",
+    "TLSStreamLayer",
+    "TLSTransport",
 ]

@@ -4,6 +4,7 @@ Each side begins with a greeting: magic, length, CRC32, and a CBOR array of the 
 protocol version it speaks, its cluster's id or null, its own id and the id it wants to talk to. The
 greeting's form never changes; the highest version common to both governs what follows. The side
 that was dialed speaks second and may refuse, with a kind and a text at the end of its greeting.
+Where the stream has proved who the peer is (`tls.py`), its id must be among those proved.
 
 Then come frames: length of the payload, type, CRC32 of both and the payload. Types below 128 are
 messages, their payload CBOR (`codec.py`); the rest is listed below. Whatever comes in may be
@@ -31,6 +32,7 @@ from raft.runtime import Deadline, Runtime
 from raft.transport.delivery import (
     Identity,
     check_cluster,
+    check_proof,
     check_server,
     describe,
     error_kind,
@@ -49,6 +51,7 @@ END_FRAME = 130  # the end of a snapshot; empty
 WORKING_FRAME = 131  # the receiver of a snapshot is still at it; empty
 
 _MAGIC = b"RAFTPY\r\n"  # the line end shows whether something translates text on the way
+_TLS_HANDSHAKE = b"\x16\x03"  # what a TLS connection begins with
 _GREETING = struct.Struct(">8sHI")  # magic, length, CRC32
 _MAX_GREETING = 8 * 1024  # bytes; names of servers and clusters are short
 _HEAD = struct.Struct(">IB")  # length, type
@@ -144,18 +147,23 @@ class Connection:
         deadline = Deadline(self._runtime, timeout)
         self.said_cluster_id = identity.cluster_id()
         mine = Greeting(*versions, self.said_cluster_id, identity.server_id, wanted)
-        self.stream.send(mine.encode(), timeout)
         try:
+            proven = self.stream.secure(timeout)
+            if wanted:  # before a stranger is told anything
+                check_proof(proven, wanted, self.stream.peer)
+            self.stream.send(mine.encode(), deadline.remaining())
             self.peer = self._receive_greeting(deadline)
         except ConnectionLostError as exc:
             raise PeerUnreachableError(
                 f"{self.stream.peer} closed the connection during the handshake: it speaks another"
-                " protocol, or has too many connections"
+                " protocol, TLS is on at one end only or refused us, or it has too many"
+                f" connections ({exc})"
             ) from exc
         if self.peer.refusal_text:
             raise remote_error(self.peer.refusal, self.peer.refusal_text)
         self.version = common_version(versions, self.peer)
         check_server(wanted, self.peer.server_id, self.stream.peer)
+        check_proof(proven, self.peer.server_id or wanted, self.stream.peer)
         check_cluster(self.said_cluster_id, self.peer.cluster_id, f"server {self.peer.server_id}")
 
     def welcome(
@@ -166,10 +174,12 @@ class Connection:
     ) -> None:
         """Do the dialed side's handshake; a refusal is sent to the peer and raised here."""
         deadline = Deadline(self._runtime, timeout)
+        proven = self.stream.secure(timeout)
         self.peer = self._receive_greeting(deadline)
         self.said_cluster_id = identity.cluster_id()
         refusal: RaftError | None = None
         try:
+            check_proof(proven, self.peer.server_id, self.stream.peer)
             self.version = common_version(versions, self.peer)
             check_server(self.peer.wanted_id, identity.server_id, "the address dialed")
             check_cluster(
@@ -187,7 +197,10 @@ class Connection:
 
     def _receive_greeting(self, deadline: Deadline) -> Greeting:
         # The magic is judged first: a peer of another protocol may never send more than that.
-        if self._take(len(_MAGIC), deadline, drop=False) != _MAGIC:
+        magic = self._take(len(_MAGIC), deadline, drop=False)
+        if magic.startswith(_TLS_HANDSHAKE):
+            raise ProtocolError(f"{self.stream.peer} begins with TLS, which this side does not use")
+        if magic != _MAGIC:
             raise ProtocolError(f"{self.stream.peer} does not speak this protocol")
         _, length, crc = _GREETING.unpack(self._take(_GREETING.size, deadline))
         if length > _MAX_GREETING:

@@ -28,6 +28,9 @@ CONSUMER_QUEUE_SIZE = 16
 """Requests that wait in a consumer queue before the sender has to, as in the original."""
 
 
+_NAMED = 5  # ids of a certificate that an error lists
+
+
 class Delivery:
     """The way in for requests of other servers; safe from any thread.
 
@@ -87,6 +90,16 @@ def check_server(wanted: ServerID, actual: ServerID, address: ServerAddress) -> 
     """Raise `WrongServerError` when another server answers; an unknown id matches all."""
     if wanted and actual and wanted != actual:
         raise WrongServerError(f"server {actual} answers at {address}, where {wanted} was expected")
+
+
+def check_proof(proven: frozenset[ServerID] | None, claimed: ServerID, peer: str) -> None:
+    """Raise `WrongServerError` unless the peer has proved its id; None asks for no proof."""
+    if proven is not None and claimed not in proven:
+        named = ", ".join(sorted(proven)[:_NAMED]) or "none"
+        raise WrongServerError(
+            f"the certificate of {peer} does not name server {claimed or 'without an id'}:"
+            f" it names {named}"
+        )
 
 
 def check_cluster(ours: str | None, theirs: str | None, peer: str) -> None:

@@ -1,4 +1,4 @@
-"""NetworkTransport: the native protocol over any `StreamLayer` (docs/architecture.md, "Wire").
+"""NetworkTransport: the native protocol over any `StreamLayer` (docs/transports.md).
 
 Here is the outbound side and the contract's public face; `server.py` is the inbound side,
 `connection.py` the bytes. All methods may be called from any thread.

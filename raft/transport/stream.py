@@ -17,7 +17,7 @@ from typing import Protocol
 
 from raft.errors import ConnectionLostError, RPCTimeoutError
 from raft.runtime import Deadline, Runtime
-from raft.types import ServerAddress
+from raft.types import ServerAddress, ServerID
 
 _HUNG_UP = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
 
@@ -27,6 +27,14 @@ class Stream(Protocol):
 
     peer: str
     """The other end's address, for messages."""
+
+    def secure(self, timeout: float | None) -> frozenset[ServerID] | None:
+        """Make ready for sending and receiving; return the ids that the peer has proved to hold.
+
+        Called once, before all else, on the thread that is to wait for it; None when the stream can
+        prove nothing, so that every id must be believed. Raises what `send` does, or
+        `ProtocolError`.
+        """
 
     def send(self, data: bytes | memoryview, timeout: float | None) -> None:
         """Send all of it, or raise `ConnectionLostError` or `RPCTimeoutError`."""
@@ -95,6 +103,11 @@ class SocketStream:
         self._lock = runtime.lock()  # guards _users and _closing
         self._users = 0
         self._closing = False
+        self._may_hold = False  # may `_try_receive` return bytes that `poll` knows nothing of?
+
+    def secure(self, timeout: float | None) -> frozenset[ServerID] | None:
+        """Do nothing: a plain socket is ready, and proves nothing; see `Stream`."""
+        return None
 
     def send(self, data: bytes | memoryview, timeout: float | None) -> None:
         """Send all of it; see `Stream`."""
@@ -118,7 +131,8 @@ class SocketStream:
             while True:
                 # Waiting comes first: as a rule there is nothing yet, and the attempt would only
                 # cost a system call and an exception.
-                self._wait(select.POLLIN, deadline)
+                if not self._may_hold:
+                    self._wait(select.POLLIN, deadline)
                 count = self._try_receive(buffer)
                 if count is not None:
                     return count

@@ -178,7 +178,7 @@ class TCPStreamLayer:
                 return None
             raise
         _tune(sock)
-        return self._own(sock, join_address(name[0], name[1]))
+        return self._own(sock, join_address(name[0], name[1]), inbound=True)
 
     def dial(self, address: ServerAddress, timeout: float) -> SocketStream:
         """Connect to an address, trying all that its name stands for; see `StreamLayer`."""
@@ -215,7 +215,7 @@ class TCPStreamLayer:
     ) -> SocketStream:
         family, kind, protocol, _, name = candidate
         sock = socket.socket(family, kind, protocol)
-        stream = self._own(sock, address)
+        stream = self._own(sock, address, inbound=False)
         try:
             _tune(sock)
             code = sock.connect_ex(name)
@@ -233,14 +233,22 @@ class TCPStreamLayer:
             raise
         return stream
 
-    def _own(self, sock: socket.socket, peer: str) -> SocketStream:
-        stream = SocketStream(sock, peer, self._runtime, self._released)
+    def _own(self, sock: socket.socket, peer: str, *, inbound: bool) -> SocketStream:
+        try:
+            stream = self._make_stream(sock, peer, inbound=inbound)
+        except BaseException:
+            sock.close()
+            raise
         with self._lock:
             if not self._closed:
                 self._streams[stream] = None
                 return stream
         stream.close()
         raise PeerUnreachableError("the transport is closed")
+
+    def _make_stream(self, sock: socket.socket, peer: str, *, inbound: bool) -> SocketStream:
+        """Return the stream over a socket; another kind of layer differs here."""
+        return SocketStream(sock, peer, self._runtime, self._released)
 
     def _released(self, stream: SocketStream) -> None:
         with self._lock:

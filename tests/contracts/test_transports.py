@@ -3,7 +3,8 @@
 import pytest
 
 from raft.testing.transport_contract import TransportContract
-from raft.transport import InmemTransport, TCPTransport
+from raft.transport import InmemTransport, TCPTransport, TLSTransport
+from tests.unit.transport.certificates import Authority
 
 
 def identified(a, b):
@@ -27,6 +28,19 @@ class TestTCPTransport(TransportContract):
     @pytest.fixture
     def transports(self):
         a, b = TCPTransport("127.0.0.1:0", timeout=5.0), TCPTransport("127.0.0.1:0", timeout=5.0)
+        yield identified(a, b)
+        a.close()
+        b.close()
+
+
+class TestTLSTransport(TransportContract):
+    @pytest.fixture
+    def transports(self, tmp_path):
+        authority = Authority(tmp_path)
+        a, b = (
+            TLSTransport("127.0.0.1:0", timeout=5.0, ssl_context=authority.contexts(each))
+            for each in "ab"
+        )
         yield identified(a, b)
         a.close()
         b.close()

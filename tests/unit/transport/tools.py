@@ -129,8 +129,8 @@ def open_descriptors():
 def telling(event, call):
     """The same call, which sets an event when it has returned."""
 
-    def call_and_tell(*args):
-        result = call(*args)
+    def call_and_tell(*args, **options):
+        result = call(*args, **options)
         event.set()
         return result
 

@@ -1,0 +1,403 @@
+"""TLS: both sides show a certificate, and a certificate names the servers that may use it.
+
+What is bound is the server's id, not a host name: the dialing side wants the id it dials among
+those in the certificate shown, the dialed side the id that the greeting claims (`connection.py`
+asks for both). An id stands in the certificate's subject alternative names, as a URI
+`raft:server:<id>` with the id percent-encoded, or as a DNS name equal to it (docs/transports.md).
+
+TLS runs on buffers in memory beside the plain socket (`ssl.MemoryBIO`). So the socket keeps its
+descriptor, its timeouts and its ways to be closed, and OpenSSL, which must not be entered by two
+threads at once, is held by a lock for no longer than it takes to code what is at hand.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+from urllib.parse import quote, unquote
+
+from raft.errors import (
+    ConnectionLostError,
+    InvalidConfigError,
+    ProtocolError,
+    RPCTimeoutError,
+)
+from raft.interfaces import ServerAddressProvider
+from raft.runtime import THREADS, Deadline, Runtime
+from raft.transport.network import (
+    DEFAULT_HANDSHAKE_TIMEOUT,
+    DEFAULT_MAX_INBOUND,
+    DEFAULT_MAX_POOL,
+    DEFAULT_TIMEOUT,
+    NetworkTransport,
+)
+from raft.transport.stream import SocketStream
+from raft.transport.tcp import TCPStreamLayer
+from raft.types import ServerAddress, ServerID
+
+logger = logging.getLogger(__name__)
+
+_URI_PREFIX = "raft:server:"
+_RECEIVED = 32 * 1024  # bytes taken off the socket at a time: two records of TLS
+_ENCODED = 64 * 1024  # bytes encoded at a time: four records, one system call
+_FAREWELL = 1.0  # seconds for a peer to read why it was refused
+_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "UNKNOWN_PROTOCOL")
+
+_Path = str | os.PathLike[str]
+
+
+# ---- ids in certificates ----
+
+
+def server_uri(server_id: ServerID) -> str:
+    """Return the URI that names a server in a certificate; any id can be written so."""
+    return _URI_PREFIX + quote(server_id, safe="")
+
+
+def certificate_ids(certificate: Mapping[str, Any]) -> frozenset[ServerID]:
+    """Return the ids that a certificate names, given as `ssl.SSLObject.getpeercert` does.
+
+    Compared as they are, upper and lower case too; a DNS name with a wildcard names nobody.
+    """
+    ids = set()
+    for kind, name in certificate.get("subjectAltName", ()):
+        if kind == "DNS" and "*" not in name:
+            ids.add(name)
+        elif kind == "URI" and name.startswith(_URI_PREFIX):
+            try:
+                ids.add(unquote(name[len(_URI_PREFIX) :], errors="strict"))
+            except UnicodeDecodeError:
+                pass  # names no id that a server can have
+    return frozenset(ids)
+
+
+# ---- contexts ----
+
+
+@dataclass(frozen=True, slots=True)
+class MutualTLS:
+    """The two contexts of a server: one for those who dial it, one for those it dials.
+
+    `from_files` makes them as a rule. Contexts of your own must ask the peer for a certificate,
+    leave host names alone and speak TLS 1.2 or later; a breach is an `InvalidConfigError`.
+    """
+
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+
+    def __post_init__(self) -> None:
+        for side, foreign in (
+            ("server", ssl.PROTOCOL_TLS_CLIENT),
+            ("client", ssl.PROTOCOL_TLS_SERVER),
+        ):
+            context = getattr(self, side)
+            if not isinstance(context, ssl.SSLContext) or context.protocol == foreign:
+                raise InvalidConfigError(f"{side} is no ssl.SSLContext for the {side}'s side")
+            if context.verify_mode is not ssl.CERT_REQUIRED:
+                raise InvalidConfigError(
+                    f"the {side} context does not ask for a certificate, so anybody could join:"
+                    " set verify_mode = ssl.CERT_REQUIRED"
+                )
+            if context.check_hostname:
+                raise InvalidConfigError(
+                    f"the {side} context checks host names, but certificates name server ids:"
+                    " set check_hostname = False"
+                )
+            if context.minimum_version < ssl.TLSVersion.TLSv1_2:
+                raise InvalidConfigError(
+                    f"the {side} context allows versions before TLS 1.2:"
+                    " set minimum_version = ssl.TLSVersion.TLSv1_3"
+                )
+
+    @classmethod
+    def from_files(
+        cls, certificate: _Path, key: _Path, authority: _Path, password: str | None = None
+    ) -> MutualTLS:
+        """Return contexts for TLS 1.3 from three PEM files.
+
+        Args:
+            certificate: this server's, then those between it and the authority.
+            key: its private key, encrypted with `password` if that is given.
+            authority: the certificates whose word on peers counts. They need to be the cluster's
+                own: whoever they name as a server is one.
+
+        Raises:
+            InvalidConfigError: a file cannot be read, or holds something else.
+        """
+        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        client.check_hostname = False
+        server.num_tickets = 0  # connections live long: nobody resumes a session
+        for context in (server, client):
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.minimum_version = ssl.TLSVersion.TLSv1_3
+            try:
+                # Without a password OpenSSL would ask for one at the terminal, and wait.
+                context.load_cert_chain(certificate, key, password or "")
+            except OSError as exc:
+                raise InvalidConfigError(
+                    f"certificate {certificate} with key {key} cannot be used: {_reason(exc)}"
+                ) from exc
+            try:
+                context.load_verify_locations(authority)
+            except OSError as exc:
+                raise InvalidConfigError(
+                    f"authority {authority} cannot be used: {_reason(exc)}"
+                ) from exc
+        return cls(server, client)
+
+
+def _reason(error: OSError) -> str:
+    """Return what OpenSSL says, in words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is refused: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        if error.reason in _NO_TLS:
+            return "it does not speak TLS"
+        return error.reason.replace("_", " ").lower()
+    return str(error)
+
+
+# ---- streams ----
+
+
+class TLSStream(SocketStream):
+    """A stream whose bytes are encoded on their way to the socket and back.
+
+    After an error in `send` it is of no more use, as bytes may have been encoded that never left.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        peer: str,
+        runtime: Runtime,
+        on_released: Callable[[SocketStream], None],
+        context: ssl.SSLContext,
+        *,
+        inbound: bool,
+    ) -> None:
+        super().__init__(sock, peer, runtime, on_released)
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=inbound)
+        # Guards the three above, once hands are shaken; held while they code, never while waiting.
+        self._tls_lock = runtime.lock()
+        # The receiving thread's: what came off the socket, and a byte that was only looked for.
+        self._raw = memoryview(bytearray(_RECEIVED))
+        self._ahead = b""
+        # The sending thread's. Invariant: while _encoded is not empty, it is the rest of what the
+        # first _taken bytes of the current `send` were encoded to.
+        self._encoded = memoryview(b"")
+        self._taken = 0
+
+    def secure(self, timeout: float | None) -> frozenset[ServerID]:
+        """Shake hands; return the ids in the peer's certificate, see `Stream`."""
+        self._enter()
+        try:
+            deadline = Deadline(self._runtime, timeout)
+            try:
+                self._shake_hands(deadline)
+                certificate = self._tls.getpeercert() or {}
+            except (ssl.SSLError, ValueError) as exc:
+                self._say_farewell()
+                reason = _reason(exc) if isinstance(exc, ssl.SSLError) else str(exc)
+                raise ProtocolError(f"no TLS with {self.peer}: {reason}") from exc
+            self._may_hold = True
+            return certificate_ids(certificate)
+        except RPCTimeoutError:
+            raise  # is an OSError, too
+        except OSError as exc:
+            raise self._lost(exc) from exc
+        finally:
+            self._leave()
+
+    def wait_readable(self, timeout: float | None) -> bool:
+        """Wait for bytes, or for the end; see `Stream`.
+
+        What comes may be TLS's own affair, a session ticket for one, so it is looked into.
+        """
+        self._enter()
+        try:
+            deadline = Deadline(self._runtime, timeout)
+            byte = bytearray(1)
+            while not self._ahead:
+                if not self._may_hold and not self._poll(select.POLLIN, deadline.remaining()):
+                    return False
+                count = self._try_receive(memoryview(byte))
+                if count == 0:
+                    return True
+                if count is not None:
+                    self._ahead = bytes(byte)
+                    self._may_hold = True
+            return True
+        except OSError as exc:
+            raise self._lost(exc) from exc
+        finally:
+            self._leave()
+
+    # ---- one attempt each ----
+
+    def _try_send(self, data: bytes | memoryview) -> int:
+        if not self._encoded:
+            with self._tls_lock:
+                self._taken = self._encode(memoryview(data)[:_ENCODED])
+                self._encoded = memoryview(self._outgoing.read())
+        self._encoded = self._encoded[super()._try_send(self._encoded) :]
+        return 0 if self._encoded else self._taken
+
+    def _encode(self, data: memoryview) -> int:
+        taken = 0
+        while taken < len(data):
+            taken += self._tls.write(data[taken:])  # one record at a time
+        return taken
+
+    def _try_receive(self, buffer: memoryview) -> int | None:
+        if self._ahead:
+            buffer[:1] = self._ahead
+            self._ahead = b""
+            return 1
+        if not self._may_hold:
+            count = super()._try_receive(self._raw)
+            if not count:
+                return count  # nothing, or the end
+            with self._tls_lock:
+                self._incoming.write(self._raw[:count])
+        with self._tls_lock:
+            try:
+                count = cast(int, self._tls.read(len(buffer), buffer))
+                self._may_hold = self._tls.pending() > 0 or self._incoming.pending > 0
+            except ssl.SSLWantReadError:
+                count = None  # less than a record, or no data in it
+                self._may_hold = False
+            except ssl.SSLZeroReturnError:
+                count = 0
+        return count
+
+    # ---- the handshake, on one thread ----
+
+    def _shake_hands(self, deadline: Deadline) -> None:
+        while True:
+            try:
+                self._tls.do_handshake()
+                is_done = True
+            except ssl.SSLWantReadError:
+                is_done = False
+            self._send_outgoing(deadline)
+            if is_done:
+                return
+            self._wait(select.POLLIN, deadline)
+            count = super()._try_receive(self._raw)
+            if count == 0:
+                raise self._lost("closed during the TLS handshake")
+            self._incoming.write(self._raw[: count or 0])
+
+    def _send_outgoing(self, deadline: Deadline) -> None:
+        rest = memoryview(self._outgoing.read())
+        while rest := rest[super()._try_send(rest) :]:
+            self._wait(select.POLLOUT, deadline)
+
+    def _say_farewell(self) -> None:
+        """Send what OpenSSL has to say about the failure, and let the peer read it.
+
+        Closing with bytes unread would reset the connection, and the peer not learn the reason.
+        """
+        deadline = Deadline(self._runtime, _FAREWELL)
+        try:
+            self._send_outgoing(deadline)
+            self.sock.shutdown(socket.SHUT_WR)
+            while not deadline.is_over() and super()._try_receive(self._raw) != 0:
+                self._wait(select.POLLIN, deadline)
+        except (OSError, ConnectionLostError):
+            pass  # the reason is known; this was courtesy
+
+    def _lost(self, cause: object) -> ConnectionLostError:
+        return super()._lost(_reason(cause) if isinstance(cause, ssl.SSLError) else cause)
+
+
+# ---- the layer and the transport ----
+
+
+class TLSStreamLayer(TCPStreamLayer):
+    """A `TCPStreamLayer` whose streams are `TLSStream`s; `reload` changes the contexts."""
+
+    def __init__(
+        self,
+        bind: ServerAddress,
+        advertise: ServerAddress | None,
+        runtime: Runtime,
+        contexts: MutualTLS,
+    ) -> None:
+        self._contexts = _checked(contexts)
+        super().__init__(bind, advertise, runtime)
+
+    def warn_unprotected(self, host: str) -> None:
+        """Say nothing: what goes over the wire is protected."""
+
+    def reload(self, contexts: MutualTLS) -> None:
+        """Use other contexts from the next connection on; any thread."""
+        self._contexts = _checked(contexts)
+        logger.info("certificates replaced address=%s", self.local_addr())
+
+    def _make_stream(self, sock: socket.socket, peer: str, *, inbound: bool) -> SocketStream:
+        contexts = self._contexts
+        context = contexts.server if inbound else contexts.client
+        return TLSStream(sock, peer, self._runtime, self._released, context, inbound=inbound)
+
+
+def _checked(contexts: MutualTLS) -> MutualTLS:
+    if not isinstance(contexts, MutualTLS):
+        raise InvalidConfigError(
+            "ssl_context must be a MutualTLS, as one ssl.SSLContext cannot both dial and be dialed:"
+            " see MutualTLS.from_files"
+        )
+    return contexts
+
+
+class TLSTransport(NetworkTransport):
+    """The native protocol over TLS: `TLSTransport("10.0.0.1:7000", ssl_context=contexts)`.
+
+    `contexts` is a `MutualTLS`; the other arguments and errors are those of `TCPTransport`. Both
+    sides show a certificate, and each must name the id of the server that shows it. Who does not
+    is refused before any request of it is read.
+    """
+
+    def __init__(
+        self,
+        bind: ServerAddress,
+        advertise: ServerAddress | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        max_pool: int = DEFAULT_MAX_POOL,
+        server_address_provider: ServerAddressProvider | None = None,
+        runtime: Runtime = THREADS,
+        *,
+        ssl_context: MutualTLS,
+        max_inbound: int = DEFAULT_MAX_INBOUND,
+        handshake_timeout: float = DEFAULT_HANDSHAKE_TIMEOUT,
+    ) -> None:
+        self._tls = TLSStreamLayer(bind, advertise, runtime, ssl_context)
+        super().__init__(
+            self._tls,
+            timeout=timeout,
+            max_pool=max_pool,
+            server_address_provider=server_address_provider,
+            max_inbound=max_inbound,
+            handshake_timeout=handshake_timeout,
+            runtime=runtime,
+        )
+
+    def reload(self, ssl_context: MutualTLS) -> None:
+        """Show and trust other certificates from the next connection on, without a restart.
+
+        Connections that are open go on as they are; `close_streams` afterwards ends those not in
+        use, so that the next calls make new ones. What is wrong with the contexts or their files is
+        raised where they are made, and the old ones stay.
+        """
+        self._guard.check()
+        self._tls.reload(ssl_context)
