@@ -5,7 +5,14 @@ Start with `Raft`, `Config` and the contract `FSM`. Stores, snapshot stores and 
 `raft.testing`.
 """
 
-from raft.bootstrap import bootstrap_cluster, has_existing_state, recover_cluster
+from raft.bootstrap import (
+    bootstrap_cluster,
+    get_configuration,
+    has_existing_state,
+    read_config_json,
+    read_peers_json,
+    recover_cluster,
+)
 from raft.codec import decode_configuration, encode_configuration
 from raft.config import Config, default_config, validate_config
 from raft.errors import (
@@ -161,7 +168,10 @@ __all__ = [
     "decode_configuration",
     "default_config",
     "encode_configuration",
+    "get_configuration",
     "has_existing_state",
+    "read_config_json",
+    "read_peers_json",
     "recover_cluster",
     "validate_config",
 ]

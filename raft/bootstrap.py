@@ -1,6 +1,12 @@
-"""What a script does to the stores of a node that is not running."""
+"""What a script does to the stores of a node that is not running, and the files it takes."""
 
 from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from raft.config import Config, validate_config
 from raft.engine.first_start import (
@@ -9,13 +15,29 @@ from raft.engine.first_start import (
     has_existing_state,
     write_first_state,
 )
+from raft.engine.membership import configurations_in
+from raft.engine.raft_log import RaftLog
 from raft.engine.recovery import recover
-from raft.errors import CantBootstrapError, CantRecoverError
+from raft.errors import CantBootstrapError, CantRecoverError, InvalidConfigurationError
 from raft.interfaces import FSM, LogStore, SnapshotStore, StableStore
 from raft.runtime import THREADS
-from raft.types import Configuration
+from raft.types import (
+    EMPTY_CONFIGURATION,
+    Configuration,
+    EntryID,
+    Server,
+    ServerSuffrage,
+    check_configuration,
+)
 
-__all__ = ["bootstrap_cluster", "has_existing_state", "recover_cluster"]
+__all__ = [
+    "bootstrap_cluster",
+    "get_configuration",
+    "has_existing_state",
+    "read_config_json",
+    "read_peers_json",
+    "recover_cluster",
+]
 
 
 def bootstrap_cluster(
@@ -82,3 +104,96 @@ def recover_cluster(
     if not has_existing_state(logs, stable, snapshots):
         raise CantRecoverError("no initial state to recover: the stores are empty")
     recover(config, fsm, logs, stable, snapshots, configuration, cluster_id)
+
+
+def get_configuration(
+    config: Config,
+    fsm: FSM,
+    logs: LogStore,
+    stable: StableStore,
+    snapshots: SnapshotStore,
+) -> Configuration:
+    """Return the latest configuration that a stopped node's stores hold, committed or not.
+
+    That of blank stores is empty. Only reads, and reads nothing of `fsm` and `stable`, which are
+    there for the original's sake; `config` stays as it is.
+
+    Raises:
+        InvalidConfigError: a field of `config` is out of range.
+        LogCorruptError, LogGapError: the log is damaged, or does not join the newest snapshot.
+        UnsupportedProtocolError: the log lists its peers as protocol versions below 3 did.
+    """
+    validate_config(config)
+    log = RaftLog(THREADS, logs, memory_bytes=0)
+    covered = EMPTY_CONFIGURATION
+    for meta in snapshots.list()[:1]:
+        log.set_boundary(EntryID(meta.term, meta.index))
+        covered = meta.configuration
+    log.reload()
+    if log.must_drop():
+        return covered
+    behind = [found for _, found in configurations_in(log, log.boundary().index + 1)]
+    return behind[-1] if behind else covered
+
+
+# ---- files that name the servers ----
+
+_FIELDS = {"id": (str, "text"), "address": (str, "text"), "non_voter": (bool, "boolean")}
+
+
+def read_peers_json(path: str | os.PathLike[str]) -> Configuration:
+    """Read a list of addresses, `["10.0.0.1:7000", ...]`: voters, their addresses as their ids.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        InvalidConfigurationError: it is no such list, or no cluster could work like this.
+    """
+    return _read_servers(path, _read_peer)
+
+
+def read_config_json(path: str | os.PathLike[str]) -> Configuration:
+    """Read a list of servers, `[{"id": "n1", "address": "10.0.0.1:7000", "non_voter": true}, ...]`.
+
+    `non_voter` may be left out. Raises as `read_peers_json`.
+    """
+    return _read_servers(path, _read_server)
+
+
+def _read_servers(path: str | os.PathLike[str], read: Callable[[object], Server]) -> Configuration:
+    try:
+        value = json.loads(Path(path).read_bytes())
+        if not isinstance(value, list | None):
+            raise ValueError(f"not a list: {_shown(value)}")
+        configuration = Configuration([read(item) for item in value or []])
+        check_configuration(configuration)
+    except (ValueError, RecursionError) as exc:
+        raise InvalidConfigurationError(f"{os.fspath(path)}: {exc}") from exc
+    return configuration
+
+
+def _read_peer(value: object) -> Server:
+    if not isinstance(value, str):
+        raise ValueError(f"an address is a text, not {_shown(value)}")
+    return Server(value, value)
+
+
+def _read_server(value: object) -> Server:
+    if not isinstance(value, dict):
+        raise ValueError(f"a server is an object with an id and an address, not {_shown(value)}")
+    for name, field in value.items():
+        if name not in _FIELDS:  # a misspelt "non_voter" would make a voter of it
+            raise ValueError(f"unknown field {_shown(name)}, known are {', '.join(_FIELDS)}")
+        kind, kind_name = _FIELDS[name]
+        if not isinstance(field, kind):
+            raise ValueError(f"{name} is no {kind_name}: {_shown(field)}")
+    for name in ("id", "address"):
+        if name not in value:
+            raise ValueError(f"a server without {name}: {_shown(value)}")
+    suffrage = ServerSuffrage.NONVOTER if value.get("non_voter") else ServerSuffrage.VOTER
+    return Server(value["id"], value["address"], suffrage)
+
+
+def _shown(value: Any) -> str:
+    """Return the beginning of a value as JSON."""
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -11,9 +11,11 @@ from raft import (
     RaftShutdownError,
     RaftState,
     ServerSuffrage,
+    get_configuration,
     has_existing_state,
 )
 from raft.testing.cluster import Cluster
+from raft.testing.fsm import RecordingFSM
 from tests.cluster.helpers import ANSWER, HEARTBEAT, apply_count
 
 
@@ -92,7 +94,7 @@ def test_state_exists_after_a_blank_node_has_joined() -> None:
 
 
 def test_the_configuration_can_be_read_with_its_index() -> None:
-    """LIF-06, the live half; the offline reader belongs to recovery."""
+    """LIF-06: live, and then from the stores of a stopped node."""
     with Cluster(2) as cluster:
         apply_count(cluster.leader(), 1)
 
@@ -100,6 +102,11 @@ def test_the_configuration_can_be_read_with_its_index() -> None:
 
         assert {s.id for s in future.configuration().servers} == {"n1", "n2"}
         assert future.index() == 1
+        for member in list(cluster.members.values()):
+            cluster.stop(member)
+            stores = (member.logs, member.stable, member.snapshots)
+            offline = get_configuration(member.config, RecordingFSM(), *stores)
+            assert offline == future.configuration()
 
 
 def test_the_leadership_channel_holds_the_latest_value() -> None:

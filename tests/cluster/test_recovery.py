@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from raft import Config, Configuration, recover_cluster
+from raft import Config, Configuration, read_config_json, recover_cluster
 from raft.snapshots import FileSnapshotStore
 from raft.testing.cluster import Cluster, Member
 from raft.testing.fsm import RecordingFSM
 from tests.cluster.helpers import ANSWER, HEARTBEAT, PROPAGATION, apply_count, stays_so
+
+
+def few_trailing(config: Config) -> None:
+    config.trailing_logs = 10
 
 
 def eager(config: Config) -> None:
@@ -96,3 +101,29 @@ def test_a_server_left_behind_is_refused() -> None:
         )
         assert survivor.node.current_term() > last_term
         assert survivor.node.cluster_id() != left_behind.node.cluster_id()
+
+
+def test_a_survivor_goes_on_with_blank_servers(tmp_path: Path) -> None:
+    """SNP-08 with what holds here: protocol 3 only, so the file names ids as well."""
+    with Cluster(3, configure=few_trailing) as cluster:
+        survivor = cluster.leader()
+        apply_count(survivor, 100)
+        commands = cluster.assert_same_state()
+        survivor.node.snapshot().result(ANSWER)
+        for member in list(cluster.members.values()):
+            cluster.stop(member)
+        blanks = [cluster.add(), cluster.add()]
+        path = tmp_path / "peers.json"
+        servers = [{"id": m.id, "address": m.address} for m in (survivor, *blanks)]
+        path.write_text(json.dumps(servers))
+
+        recover(survivor, read_config_json(path))
+        cluster.restart(survivor)
+
+        cluster.followers()
+        assert cluster.assert_same_state() == commands
+        for member in (survivor, *blanks):
+            configuration = member.node.get_configuration().result(1)
+            assert {s.id for s in configuration.servers} == {s["id"] for s in servers}
+            # Bootstrap, no-op, 100 commands, and the no-op of the new leader.
+            assert member.node.applied_index() == 103
