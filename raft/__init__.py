@@ -14,11 +14,12 @@ from raft.bootstrap import (
     recover_cluster,
 )
 from raft.codec import decode_configuration, encode_configuration
-from raft.config import Config, default_config, validate_config
+from raft.config import Config, ReloadableConfig, default_config, validate_config
 from raft.errors import (
     AbortedByRestoreError,
     CantBootstrapError,
     CantRecoverError,
+    CatchUpError,
     ClusterMismatchError,
     CommandTooLargeError,
     ConfigurationChangedError,
@@ -33,6 +34,7 @@ from raft.errors import (
     InvalidConfigurationError,
     KeyNotFoundError,
     LeadershipLostError,
+    LeadershipTransferError,
     LeadershipTransferInProgressError,
     LogCorruptError,
     LogGapError,
@@ -45,6 +47,7 @@ from raft.errors import (
     RaftError,
     RaftInternalError,
     RaftShutdownError,
+    RestoreInProgressError,
     ShutdownNotAppliedError,
     ShutdownOutcomeUnknownError,
     SnapshotCorruptError,
@@ -78,6 +81,7 @@ from raft.messages import SnapshotReader
 from raft.node import Raft
 from raft.observer import (
     FailedHeartbeatObservation,
+    LatestValue,
     LeaderObservation,
     Observation,
     Observer,
@@ -101,6 +105,7 @@ __all__ = [
     "BatchingFSM",
     "CantBootstrapError",
     "CantRecoverError",
+    "CatchUpError",
     "ClusterMismatchError",
     "CommandTooLargeError",
     "Config",
@@ -122,8 +127,10 @@ __all__ = [
     "InvalidConfigError",
     "InvalidConfigurationError",
     "KeyNotFoundError",
+    "LatestValue",
     "LeaderObservation",
     "LeadershipLostError",
+    "LeadershipTransferError",
     "LeadershipTransferInProgressError",
     "Log",
     "LogCorruptError",
@@ -144,6 +151,8 @@ __all__ = [
     "RaftInternalError",
     "RaftShutdownError",
     "RaftState",
+    "ReloadableConfig",
+    "RestoreInProgressError",
     "ResumedHeartbeatObservation",
     "Server",
     "ServerSuffrage",

@@ -6,9 +6,10 @@ Durations are seconds. A node takes a copy when it is made; changing the object 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 from raft.errors import InvalidConfigError
+from raft.observer import LatestValue
 from raft.types import PROTOCOL_VERSION, ServerID
 
 KIB = 1024
@@ -52,6 +53,9 @@ class Config:
     """The FSM keeps its state itself: do not restore the newest snapshot into it at start."""
     pre_vote_disabled: bool = False
     """Campaign without asking first whether the election could be won (thesis 9.6)."""
+    notify_ch: LatestValue | None = None
+    """Gets True when this node has become leader and False when it leads no longer: a level, as
+    `Raft.leader_ch`, for which the node never waits."""
     logger: logging.Logger | None = None
     """Where the node's own messages go; None for the `raft` loggers of the library."""
 
@@ -73,6 +77,30 @@ class Config:
     """Bytes a second sent to one peer that installs a snapshot; 0 for no limit."""
     fsm_halt_on: tuple[type[BaseException], ...] | None = field(default=None)
     """Exceptions of `FSM.apply` that halt the node, instead of the built-in list."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadableConfig:
+    """The settings that `Raft.reload_config` can change while the node runs.
+
+    All of them are taken over: begin with what `Raft.reloadable_config()` returns, and
+    `dataclasses.replace` what shall change. Meanings and units are those of `Config`.
+    """
+
+    trailing_logs: int
+    snapshot_interval: float
+    snapshot_threshold: int
+    heartbeat_timeout: float
+    election_timeout: float
+
+    @classmethod
+    def of(cls, config: Config) -> ReloadableConfig:
+        """Return the current values of a configuration."""
+        return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
+
+    def overlay(self, config: Config) -> Config:
+        """Return a copy of a configuration with these values."""
+        return replace(config, **{f.name: getattr(self, f.name) for f in fields(self)})
 
 
 def default_config() -> Config:

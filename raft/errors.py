@@ -52,6 +52,10 @@ class LeadershipTransferInProgressError(NotAppliedError):
     """Leadership is being handed over. Send the command again, to the next leader."""
 
 
+class RestoreInProgressError(NotAppliedError):
+    """The leader is taking over a snapshot given to `Raft.restore`. Send the command again soon."""
+
+
 class CommandTooLargeError(NotAppliedError, ValueError):
     """The command is larger than `Config.max_command_bytes`. Split it, or store it elsewhere."""
 
@@ -101,6 +105,17 @@ class ConfigurationChangedError(NotAppliedError, ValueError):
 
 class InvalidConfigurationError(NotAppliedError, ValueError):
     """The change would make a configuration that cannot work; the message names the fault."""
+
+
+class CatchUpError(RaftError):
+    """The new server did not catch up, so it got no vote; it is a non-voter, if it was added.
+
+    Find out why it lags, then call `add_voter` again, or `remove_server`.
+    """
+
+
+class LeadershipTransferError(RaftError):
+    """Leadership was not handed over, or not in time; the message says why. Try again."""
 
 
 class InvalidConfigError(RaftError, ValueError):

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
 
-from raft.config import Config, validate_config
+from raft.config import Config, ReloadableConfig, validate_config
 from raft.engine.append_entries import answer_heartbeat
-from raft.engine.core import Core, NodeLogger, StoppingError
-from raft.engine.disk import Disk
-from raft.engine.fsm_runner import FsmRunner
+from raft.engine.assembly import assemble
+from raft.engine.core import Core, StoppingError
 from raft.engine.inbox import (
     Apply,
     Bootstrap,
@@ -19,22 +18,22 @@ from raft.engine.inbox import (
     ChangeConfiguration,
     ChangeKind,
     ClientMessage,
-    FSMPoisoned,
+    ConfigReloaded,
     Inbox,
+    ReadBarrier,
     SnapshotTaken,
+    TransferLeadership,
     VerifyLeader,
 )
 from raft.engine.install_snapshot import SnapshotReceiver
 from raft.engine.lifecycle import Lifecycle
-from raft.engine.membership import Membership
-from raft.engine.raft_log import RaftLog
 from raft.engine.snapshotter import Snapshotter
 from raft.engine.start_up import load_state
-from raft.engine.state import HardState, NodeState, Published
-from raft.engine.state_machine import StateMachine
+from raft.engine.stats import describe
 from raft.errors import (
     CommandTooLargeError,
     EnqueueTimeoutError,
+    LeadershipTransferError,
     RaftError,
     ShutdownNotAppliedError,
 )
@@ -47,7 +46,6 @@ from raft.interfaces import (
     Transport,
     WithIdentity,
 )
-from raft.messages import RPCHeader
 from raft.observer import Events, LatestValue, Observation, ObservationData, Observer
 from raft.roles.base import Role
 from raft.roles.candidate import Candidate
@@ -59,14 +57,12 @@ from raft.runtime import (
     Deadline,
     ForkGuard,
     Runtime,
-    ThreadGroup,
 )
 from raft.types import (
     NO_INDEX,
-    PROTOCOL_VERSION,
-    SNAPSHOT_VERSION,
     Configuration,
     EntryID,
+    Log,
     LogType,
     RaftState,
     ServerAddress,
@@ -123,8 +119,9 @@ class Raft:
         self._events = Events(runtime)
         self._host = _Host(runtime, self._events)
         self._budget = ByteBudget(runtime, config.max_pending_bytes)
+        self._reload_lock = runtime.lock()  # one reload at a time
         self._role: Role | None = None  # the main thread's, and what shutdown must answer for
-        self._core = core = self._make_core(fsm, logs, stable, snapshots, transport)
+        self._core = core = self._assemble(fsm, logs, stable, snapshots, transport)
         self._host.is_fsm_thread = core.fsm.is_current
         load_state(core)
         self._snapshotter = Snapshotter(
@@ -149,7 +146,7 @@ class Raft:
         transport.set_heartbeat_handler(lambda rpc: answer_heartbeat(core, rpc))
         self._lifecycle.start(self._run_main)
 
-    def _make_core(
+    def _assemble(
         self,
         fsm: FSM,
         logs: LogStore,
@@ -158,37 +155,17 @@ class Raft:
         transport: Transport,
     ) -> Core:
         runtime, config = self._runtime, self._config
-        state = NodeState(runtime)
-        inbox = Inbox(runtime, config.max_append_entries)
-        raft_log = RaftLog(runtime, logs, config.recent_log_bytes)
-        return Core(
+        return assemble(
             runtime=runtime,
             config=config,
-            log=NodeLogger(config.logger or logging.getLogger("raft"), config.local_id, state),
-            threads=ThreadGroup(runtime, f"raft-{config.local_id}"),
-            inbox=inbox,
-            state=state,
-            disk=Disk(runtime, [logs, stable], config.disk_stall_timeout),
+            inbox=Inbox(runtime, config.max_append_entries),
+            fsm=fsm,
             logs=logs,
-            raft_log=raft_log,
             stable=stable,
             snapshots=snapshots,
             transport=transport,
-            fsm=FsmRunner(
-                runtime=runtime,
-                config=config,
-                machine=StateMachine(fsm, snapshots, config.fsm_halt_on),
-                log=raft_log,
-                snapshots=snapshots,
-                state=state,
-                on_poisoned=lambda error: inbox.post(FSMPoisoned(error)),
-            ),
-            leader_ch=LatestValue(runtime),
             emit=self._emit,
-            header=RPCHeader(config.local_id, transport.local_addr()),
-            membership=Membership(),
-            hard_state=HardState(),
-            main_ended=runtime.event(),
+            logger=config.logger or logging.getLogger("raft"),
         )
 
     # ---- the main thread ----
@@ -232,6 +209,13 @@ class Raft:
         not take effect), or what `FSM.apply` raised.
         """
         return self._submit_apply(LogType.COMMAND, command, b"", timeout)
+
+    def apply_log(self, log: Log, timeout: float | None = None) -> ApplyFuture:
+        """Have a command with extensions applied: bytes for whoever wraps the FSM or the store.
+
+        Only `data` and `extensions` of the given entry are used. Else as `apply`.
+        """
+        return self._submit_apply(LogType.COMMAND, log.data, log.extensions, timeout)
 
     def barrier(self, timeout: float | None = None) -> IndexFuture[None]:
         """Wait, by the future, until this leader's FSM has applied all that was sent before.
@@ -315,13 +299,19 @@ class Raft:
         address: ServerAddress,
         prev_index: int = NO_INDEX,
         timeout: float | None = None,
+        *,
+        catch_up: bool = False,
     ) -> IndexFuture[None]:
         """Add a server with a vote, give a non-voter one, or change a server's address.
 
         The change waits until the one before is committed, at most `timeout` seconds (None or 0:
         without limit). `prev_index` makes it fail if the configuration is another one by then.
+
+        With `catch_up` a new server enters as a non-voter and gets its vote when it has the log
+        (thesis 4.2.1), so that a slow or wrong one never counts for a majority; `timeout` covers
+        that, too. It fails with `CatchUpError`, then the server stays without a vote.
         """
-        return self._change(ChangeKind.ADD_VOTER, server_id, address, prev_index, timeout)
+        return self._change(ChangeKind.ADD_VOTER, server_id, address, prev_index, timeout, catch_up)
 
     def add_nonvoter(
         self,
@@ -352,10 +342,13 @@ class Raft:
         address: ServerAddress,
         prev_index: int,
         timeout: float | None,
+        catch_up: bool = False,
     ) -> IndexFuture[None]:
         future: IndexFuture[None] = IndexFuture(self._host)
         deadline = self._deadline(timeout)
-        message = ChangeConfiguration(kind, server_id, address, prev_index, future, deadline)
+        message = ChangeConfiguration(
+            kind, server_id, address, prev_index, future, deadline, catch_up
+        )
         self._submit(message, deadline)
         return future
 
@@ -376,6 +369,42 @@ class Raft:
         """
         future: Future[None] = Future(self._host)
         self._submit(VerifyLeader(future), self._deadline(None))
+        return future
+
+    def read_barrier(self, timeout: float | None = None) -> IndexFuture[int]:
+        """Make a linearizable read possible, without a log entry (thesis 6.4).
+
+        Once the future is done, this leader's FSM holds every write that was answered before this
+        call, wherever: read it now. The result is the index it holds at least. Callers share
+        rounds of heartbeats, and only rounds that begin after the call count. `timeout` as in
+        `apply`; all errors mean that nothing may be concluded from what is read.
+        """
+        future: IndexFuture[int] = IndexFuture(self._host)
+        self._submit(ReadBarrier(future), self._deadline(timeout))
+        return future
+
+    def leadership_transfer(self) -> Future[None]:
+        """Hand leadership to the voter that has most of the log (thesis 3.10).
+
+        Does not block. Until it has ended, writes and changes fail with
+        `LeadershipTransferInProgressError`. The future is answered when this node leads no longer,
+        or fails with `LeadershipTransferError` after at most twice `election_timeout`.
+        """
+        return self._transfer("", "")
+
+    def leadership_transfer_to_server(
+        self, server_id: ServerID, address: ServerAddress
+    ) -> Future[None]:
+        """Hand leadership to one voter, asked at `address`; else as `leadership_transfer`."""
+        return self._transfer(server_id, address)
+
+    def _transfer(self, server_id: ServerID, address: ServerAddress) -> Future[None]:
+        future: Future[None] = Future(self._host)
+        if server_id == self._config.local_id:
+            future.fail(LeadershipTransferError("cannot transfer leadership to itself"))
+        else:
+            at_once = self._deadline(None, waits=False)
+            self._submit(TransferLeadership(server_id, address, future), at_once)
         return future
 
     def wait_for_leader(self, timeout: float | None = None) -> tuple[ServerAddress, ServerID]:
@@ -454,43 +483,27 @@ class Raft:
 
     def stats(self) -> dict[str, str]:
         """Return the numbers an operator wants to see, as texts, by the original's names."""
-        core = self._core
-        now = core.state.published()
-        return {
-            "state": str(now.role),
-            "term": str(now.term),
-            "last_log_index": str(now.last_log.index),
-            "last_log_term": str(now.last_log.term),
-            "commit_index": str(now.commit_index),
-            "applied_index": str(now.applied_index),
-            "fsm_pending": str(core.fsm.pending()),
-            "last_snapshot_index": str(now.last_snapshot.index),
-            "last_snapshot_term": str(now.last_snapshot.term),
-            "protocol_version": str(PROTOCOL_VERSION),
-            "protocol_version_min": str(PROTOCOL_VERSION),
-            "protocol_version_max": str(PROTOCOL_VERSION),
-            "snapshot_version_min": str(SNAPSHOT_VERSION),
-            "snapshot_version_max": str(SNAPSHOT_VERSION),
-            "latest_configuration_index": str(now.configuration_index),
-            "latest_configuration": str(now.configuration),
-            "num_peers": str(self._count_peers(now)),
-            "last_contact": self._contact_text(now),
-        }
+        return describe(self._core)
 
-    def _count_peers(self, now: Published) -> int:
-        """Count the other voters; 0 for who is none itself, as in the original."""
-        if not now.configuration.has_vote(self._config.local_id):
-            return 0
-        return len(now.configuration.voters()) - 1
+    # ---- settings, observers, shutdown ----
 
-    def _contact_text(self, now: Published) -> str:
-        if now.role is RaftState.LEADER:
-            return "0"
-        if now.last_contact is None:
-            return "never"
-        return f"{self._runtime.monotonic() - now.last_contact:.3f}s"
+    def reload_config(self, settings: ReloadableConfig) -> None:
+        """Take other settings over at once, in all running threads, or none of them.
 
-    # ---- observers, shutdown ----
+        Raises:
+            InvalidConfigError: nothing was changed; see `validate_config`.
+        """
+        self._guard.check()
+        with self._reload_lock:
+            validate_config(settings.overlay(self._config))
+            for name in settings.__slots__:
+                setattr(self._config, name, getattr(settings, name))
+        self._core.inbox.post(ConfigReloaded())
+        self._snapshotter.look_again()
+
+    def reloadable_config(self) -> ReloadableConfig:
+        """Return the current values of the settings that `reload_config` changes."""
+        return ReloadableConfig.of(self._config)
 
     def register_observer(self, observer: Observer) -> None:
         """Have an observer told of what happens; see `Observer`."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from raft.messages import RequestPreVoteRequest, RequestVoteRequest
-from raft.runtime import Deadline, Queue, QueueEmpty, QueueFull, Runtime
+from raft.runtime import THREADS, Deadline, Queue, QueueEmpty, QueueFull, Runtime
 from raft.types import RaftState, Server, ServerAddress, ServerID
 
 _log = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ class LatestValue:
     same value again.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime = THREADS) -> None:
         self._runtime = runtime
         self._changed = runtime.condition()  # guards _values
         self._values: list[bool] = []

@@ -75,8 +75,7 @@ class Views:
         if wanted not in ("0", "1"):
             raise BadInputError("consistent is 0 or 1")
         if wanted == "1":
-            # All that was acknowledged before stands before the barrier in the log.
-            wait(lambda: self._node.barrier(QUEUE_SECONDS), ANSWER_SECONDS)
+            wait(lambda: self._node.read_barrier(QUEUE_SECONDS), ANSWER_SECONDS)
         found, value, applied = self._machine.read(key)
         response = jsonify(value) if found else problem(404, f"no such key: {key}")
         response.headers[APPLIED_HEADER] = str(applied)

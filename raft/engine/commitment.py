@@ -21,6 +21,7 @@ class Commitment:
 
     Replicator threads and the disk thread report matches; the main thread reads the result. Safe
     from any thread. `on_advance` is called without the lock, once until `acknowledge` is called.
+    `on_reached` is called when a server has got to where `watch` said, whether it votes or not.
     Invariant: `commit_index` never falls, and never rises to an index before `start_index`.
     """
 
@@ -30,23 +31,36 @@ class Commitment:
         configuration: Configuration,
         start_index: int,
         on_advance: Callable[[], None],
+        on_reached: Callable[[ServerID, int], None] = lambda _, __: None,
     ) -> None:
         self._lock = runtime.lock()  # guards all below
         self._start_index = start_index
         self._on_advance = on_advance
+        self._on_reached = on_reached
+        self._watched: dict[ServerID, int] = {}
         self._match: dict[ServerID, int] = {s.id: NO_INDEX for s in configuration.voters()}
         self._announced = False
         self.commit_index = NO_INDEX  # written under the lock, read without
 
     def match(self, server_id: ServerID, index: int) -> None:
         """Note that a server has the log up to `index` on disk; others than voters do not count."""
+        announce = False
         with self._lock:
-            if index <= self._match.get(server_id, index):
-                return
-            self._match[server_id] = index
-            announce = self._recalculate()
+            if index > self._match.get(server_id, index):
+                self._match[server_id] = index
+                announce = self._recalculate()
+            reached = index >= self._watched.get(server_id, index + 1)
+            if reached:
+                del self._watched[server_id]
         if announce:
             self._on_advance()
+        if reached:
+            self._on_reached(server_id, index)
+
+    def watch(self, server_id: ServerID, index: int) -> None:
+        """Have `on_reached` called once, at the next report of a server that has got so far."""
+        with self._lock:
+            self._watched[server_id] = index
 
     def set_configuration(self, configuration: Configuration) -> None:
         """Count by another set of voters; those that stay keep their matches."""

@@ -126,6 +126,12 @@ class Core:
         if self.state.set_leader(server_id, address):
             self.emit(LeaderObservation(address, server_id))
 
+    def announce_leadership(self, leads: bool) -> None:
+        """Tell the application's channels whether this node leads; never blocks."""
+        self.leader_ch.put(leads)
+        if self.config.notify_ch is not None:
+            self.config.notify_ch.put(leads)
+
     # ---- writing: the main thread waits on its inbox, so that shutdown gets through ----
 
     def write(self, name: str, action: Callable[[], None]) -> None:

@@ -7,6 +7,7 @@ the state. So the main thread never waits for it, however slow the FSM is.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from raft.errors import (
     LeadershipLostError,
     LogNotFoundError,
     RaftError,
+    ShutdownNotAppliedError,
     ShutdownOutcomeUnknownError,
     SnapshotError,
 )
@@ -73,6 +75,7 @@ class FsmRunner:
         self._restore: SnapshotMeta | None = None
         self._retry = _Retry()
         self._captures: list[Future[Capture]] = []
+        self._readers: deque[tuple[int, Future[int]]] = deque()  # by index
         self._stopped = False
         self.poison: BaseException | None = None
 
@@ -102,6 +105,25 @@ class FsmRunner:
                 return
         future.fail(ShutdownOutcomeUnknownError("raft is shut down"))
 
+    def answer_when_applied(self, index: int, future: Future[int]) -> None:
+        """Answer with an index once it is applied: from then on the FSM may be read (6.4).
+
+        Indexes come in ascending order.
+        """
+        error: RaftError | None = None
+        with self._changed:
+            if self.poison is not None:
+                error = SnapshotError(f"the FSM could not be restored: {self.poison}")
+            elif self._stopped:
+                error = ShutdownNotAppliedError("raft is shut down")
+            elif self._restore is not None or self._machine.position.index < index:
+                self._readers.append((index, future))
+                return
+        if error is not None:
+            future.fail(error)
+        else:
+            future.respond(index)
+
     def stop(self) -> None:
         """Let the thread end; it first applies what a caller waits for."""
         with self._changed:
@@ -113,6 +135,7 @@ class FsmRunner:
         with self._changed:
             pending, self._pending = self._pending, {}
             captures, self._captures = self._captures, []
+            self._fail_readers(ShutdownNotAppliedError("raft is shut down"))
         error = ShutdownOutcomeUnknownError("raft was shut down before the entry was applied")
         for apply in pending.values():
             apply.fail(error)
@@ -156,6 +179,7 @@ class FsmRunner:
             with self._changed:
                 self._stopped = True
                 self._fail_captures(ShutdownOutcomeUnknownError("raft is shut down"))
+                self._fail_readers(ShutdownNotAppliedError("raft is shut down"))
 
     def _wait(self) -> bool:
         """Wait for something to do; False when the thread shall end."""
@@ -165,7 +189,7 @@ class FsmRunner:
                 may_apply = is_whole and self._available() > self._machine.position.index
                 if self._stopped:
                     # A waiting caller gets its answer if the FSM still can give it.
-                    return may_apply and bool(self._pending)
+                    return may_apply and bool(self._pending or self._readers)
                 if may_apply or (is_whole and self._captures):
                     return True
                 delay = None
@@ -197,6 +221,19 @@ class FsmRunner:
         for capture in captures:
             capture.fail(error)
 
+    def _fail_readers(self, error: RaftError) -> None:
+        while self._readers:
+            self._readers.popleft()[1].fail(error)
+
+    def _answer_readers(self) -> None:
+        """Answer who waited for what is applied now."""
+        while self._readers:
+            with self._changed:
+                if not self._readers or self._readers[0][0] > self._machine.position.index:
+                    return
+                index, future = self._readers.popleft()
+            future.respond(index)
+
     def _restore_now(self, meta: SnapshotMeta) -> None:
         try:
             self._machine.restore(meta)
@@ -214,6 +251,7 @@ class FsmRunner:
             skipped = [self._pending.pop(index) for index in swallowed]
         for apply in skipped:
             apply.fail(LeadershipLostError("a snapshot took the place of the entry"))
+        self._answer_readers()
 
     def _restore_failed(self, meta: SnapshotMeta, error: Exception) -> None:
         """Count as having applied nothing, and try again later, the newest first (row 9)."""
@@ -223,6 +261,7 @@ class FsmRunner:
         self._state.set_applied(NO_INDEX)
         with self._changed:
             self.poison = error
+            self._fail_readers(SnapshotError(f"the FSM could not be restored: {error}"))
             self._retry.failures += 1
             if self._restore is meta:
                 self._restore = another
@@ -272,6 +311,7 @@ class FsmRunner:
         answers = self._machine.apply(logs)
         self._state.set_applied(logs[-1].index)
         self._answer(logs, answers)
+        self._answer_readers()
 
     def _answer(self, logs: Sequence[Log], answers: Sequence[Any]) -> None:
         if not self._pending:

@@ -70,6 +70,7 @@ class ChangeConfiguration:
     prev_index: int
     future: IndexFuture[None]
     deadline: Deadline
+    catch_up: bool = False  # a new voter enters as a non-voter, and waits until it has the log
 
     def fail(self, error: BaseException) -> None:
         """Answer the caller with an error."""
@@ -100,7 +101,33 @@ class VerifyLeader:
         self.future.fail(error)
 
 
-ClientMessage: TypeAlias = Apply | ChangeConfiguration | Bootstrap | VerifyLeader
+@dataclass(slots=True)
+class ReadBarrier:
+    """Confirm leadership as `VerifyLeader`, then wait until the FSM may be read."""
+
+    future: IndexFuture[int]
+
+    def fail(self, error: BaseException) -> None:
+        """Answer the caller with an error."""
+        self.future.fail(error)
+
+
+@dataclass(slots=True)
+class TransferLeadership:
+    """Hand leadership to a server; with an empty id, to the one that has most of the log."""
+
+    server_id: ServerID
+    address: ServerAddress
+    future: Future[None]
+
+    def fail(self, error: BaseException) -> None:
+        """Answer the caller with an error."""
+        self.future.fail(error)
+
+
+ClientMessage: TypeAlias = (
+    Apply | ChangeConfiguration | Bootstrap | VerifyLeader | ReadBarrier | TransferLeadership
+)
 
 # ---- what the node tells itself; what belongs to one term or round says which ----
 
@@ -127,6 +154,29 @@ class BeatAnswered:
     term: int
     server_id: ServerID
     sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerReached:
+    """A server has the log up to `index`, for which the leader of `term` has waited."""
+
+    term: int
+    server_id: ServerID
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransferAnswered:
+    """The target of a transfer was told to campaign, or could not be (`error`)."""
+
+    term: int
+    transfer: object
+    error: Exception | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigReloaded:
+    """Timeouts were changed: what waits by the old ones looks again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +224,9 @@ ControlMessage: TypeAlias = (
     CommitAdvanced
     | NewerTermSeen
     | BeatAnswered
+    | ServerReached
+    | TransferAnswered
+    | ConfigReloaded
     | TailWriteFailed
     | VoteReceived
     | SnapshotTaken

@@ -51,6 +51,7 @@ class Snapshotter:
         self._changed = runtime.condition()  # guards all below
         self._wishes: list[SnapshotFuture] = []
         self._current: SnapshotFuture | None = None  # whose snapshot is being taken
+        self._reloaded = False
         self._stopped = False
 
     def request(self, future: SnapshotFuture) -> None:
@@ -61,6 +62,12 @@ class Snapshotter:
                 self._changed.notify()
                 return
         future.fail(ShutdownNotAppliedError("raft is already shut down"))
+
+    def look_again(self) -> None:
+        """Wait by the interval as it is now, from now on; any thread."""
+        with self._changed:
+            self._reloaded = True
+            self._changed.notify()
 
     def stop(self) -> None:
         """Let the thread end; a snapshot being written is finished first."""
@@ -93,11 +100,12 @@ class Snapshotter:
                 self._take_on_our_own()
 
     def _wait(self) -> tuple[SnapshotFuture | None, bool]:
-        at = self._runtime.monotonic() + random_timeout(
-            self._runtime, self._config.snapshot_interval
-        )
+        at = self._next_look()
         with self._changed:
             while not self._wishes and not self._stopped:
+                if self._reloaded:
+                    self._reloaded = False
+                    at = self._next_look()
                 remaining = at - self._runtime.monotonic()
                 if remaining <= 0:
                     return None, False
@@ -106,6 +114,10 @@ class Snapshotter:
                 return None, True
             self._current = self._wishes.pop(0)
             return self._current, False
+
+    def _next_look(self) -> float:
+        interval = self._config.snapshot_interval
+        return self._runtime.monotonic() + random_timeout(self._runtime, interval)
 
     def _should_snapshot(self) -> bool:
         grown = self._log.durable_index() - self._log.boundary().index

@@ -14,12 +14,17 @@ from raft.engine.inbox import (
     ChangeConfiguration,
     ClientMessage,
     CommitAdvanced,
+    ConfigReloaded,
     FSMPoisoned,
     Message,
     NewerTermSeen,
+    ReadBarrier,
+    ServerReached,
     SnapshotReceived,
     SnapshotTaken,
     TailWriteFailed,
+    TransferAnswered,
+    TransferLeadership,
     VerifyLeader,
     VoteReceived,
 )
@@ -62,6 +67,8 @@ class Role:
             Apply: core.refuse,
             ChangeConfiguration: core.refuse,
             VerifyLeader: core.refuse,
+            ReadBarrier: core.refuse,
+            TransferLeadership: core.refuse,
             Bootstrap: self.on_bootstrap,
             SnapshotTaken: self.on_snapshot_taken,
             SnapshotReceived: snapshots.finish,
@@ -71,6 +78,9 @@ class Role:
             CommitAdvanced: self.ignore,
             NewerTermSeen: self.ignore,
             BeatAnswered: self.ignore,
+            ServerReached: self.ignore,
+            TransferAnswered: self.ignore,
+            ConfigReloaded: self.on_reload,
             VoteReceived: self.ignore,
         }
 
@@ -166,6 +176,9 @@ class Role:
         What such a write has left may look like durable entries (law 6).
         """
         self.core.fault = message.error
+
+    def on_reload(self, message: ConfigReloaded) -> None:
+        """Timeouts were changed: wait by the new ones, from now on."""
 
     def ignore(self, message: Message) -> None:
         """Drop what belongs to another role or term."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from raft.engine.core import Core
-from raft.engine.inbox import VoteReceived
+from raft.engine.inbox import ConfigReloaded, VoteReceived
 from raft.engine.install_snapshot import SnapshotReceiver
 from raft.engine.request_vote import may_campaign
 from raft.engine.state import HardState
@@ -62,6 +62,14 @@ class Candidate(Role):
         self.core.transfer_candidacy = False
         self._start_round()
 
+    def on_reload(self, message: ConfigReloaded) -> None:
+        """Give this round the new timeout, from now on."""
+        self._arm()
+
+    def _arm(self) -> None:
+        timeout = random_timeout(self.core.runtime, self.core.config.election_timeout)
+        self.deadline = self.core.runtime.monotonic() + timeout
+
     def _start_round(self) -> None:
         core = self.core
         if not may_campaign(core) or not core.membership.latest.has_vote(core.local_id):
@@ -92,8 +100,7 @@ class Candidate(Role):
         self.is_pre_vote = is_pre_vote
         self.campaign_term = core.hard_state.term + (1 if is_pre_vote else 0)
         self.tally = Tally(core.membership.latest.quorum())
-        timeout = random_timeout(core.runtime, core.config.election_timeout)
-        self.deadline = core.runtime.monotonic() + timeout
+        self._arm()
         last = core.raft_log.last()
         for server in core.membership.latest.voters():
             if server.id == core.local_id:

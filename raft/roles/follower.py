@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raft.engine.core import Core
 from raft.engine.first_start import bootstrap_here
-from raft.engine.inbox import Bootstrap
+from raft.engine.inbox import Bootstrap, ConfigReloaded
 from raft.engine.install_snapshot import SnapshotReceiver
 from raft.engine.request_vote import may_campaign
 from raft.roles.base import Role
@@ -70,6 +70,12 @@ class Follower(Role):
             self._warned = True
             self.core.log.warning(reason)
         return False
+
+    def on_reload(self, message: ConfigReloaded) -> None:
+        """Count the new timeout from the last contact."""
+        now = self.core.runtime.monotonic()
+        self._arm(self.core.state.last_contact or now)
+        self.deadline = max(now, self.deadline or now)
 
     def on_bootstrap(self, message: Bootstrap) -> None:
         """Give this blank node its first configuration; the election timer does the rest."""

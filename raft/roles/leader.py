@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 
-from raft.codec import encode_configuration
 from raft.engine.commitment import Commitment
 from raft.engine.core import Core
 from raft.engine.disk import Write
@@ -14,16 +13,21 @@ from raft.engine.inbox import (
     BeatAnswered,
     ChangeConfiguration,
     CommitAdvanced,
+    ConfigReloaded,
     FSMPoisoned,
+    Message,
     NewerTermSeen,
+    ReadBarrier,
+    ServerReached,
     TailWriteFailed,
+    TransferAnswered,
+    TransferLeadership,
     VerifyLeader,
 )
 from raft.engine.install_snapshot import SnapshotReceiver
-from raft.engine.membership import next_configuration
 from raft.errors import (
-    EnqueueTimeoutError,
     LeadershipLostError,
+    NotAppliedError,
     RaftError,
     ShutdownOutcomeUnknownError,
     StorageFailedError,
@@ -36,9 +40,11 @@ from raft.messages import (
     RequestVoteRequest,
 )
 from raft.roles.base import Role
-from raft.roles.lease import Lease, Verifications, quorum_contact
+from raft.roles.changes import Changes
+from raft.roles.lease import Lease, Reads, quorum_contact
 from raft.roles.peers import Peers
-from raft.types import Log, LogType, RaftState, log_checksum
+from raft.roles.transfer import Transfers
+from raft.types import Log, LogType, RaftState, ServerID, log_checksum
 
 
 class Leader(Role):
@@ -53,24 +59,40 @@ class Leader(Role):
         self.start_index = core.raft_log.last_index() + 1
         self.initial_commit = core.state.commit_index
         self.commitment = Commitment(
-            core.runtime, core.membership.latest, self.start_index, self._announce_commit
+            core.runtime,
+            core.membership.latest,
+            self.start_index,
+            self._announce_commit,
+            self._announce_reached,
         )
         self.inflight: deque[tuple[int, Apply]] = deque()
-        self.changes: deque[ChangeConfiguration] = deque()  # wait for a stable configuration
-        self.verifications = Verifications()
         self.tail_write: Write | None = None
         self.lease = Lease(core.config.leader_lease_timeout, core.runtime.monotonic())
         self.loss: RaftError | None = None  # why leadership ended, for those in flight
         self.handlers |= {
             Apply: self.on_apply,
             ChangeConfiguration: self.on_change,
-            VerifyLeader: self.on_verify,
+            VerifyLeader: self.on_read,
+            ReadBarrier: self.on_read,
+            TransferLeadership: self.on_transfer,
             CommitAdvanced: self.on_commit,
+            ServerReached: self.on_reached,
+            TransferAnswered: self.on_transfer_answered,
+            ConfigReloaded: self.on_reload,
             NewerTermSeen: self.on_newer_term,
             BeatAnswered: self.on_beat,
             TailWriteFailed: self.on_tail_write_failed,
         }
         self.peers = Peers(core, self._links())
+        self.reads = Reads(core, self.start_index, self.peers.beat_now)
+        self.transfers = Transfers(core, self.term, self.commitment, self.peers)
+        self.changes = Changes(
+            core,
+            self.commitment,
+            self.peers,
+            lambda entry: self._dispatch([entry]),
+            self.start_index,
+        )
 
     def _links(self) -> Links:
         """Return what all replicators of this leadership share."""
@@ -86,7 +108,7 @@ class Leader(Role):
             term=self.term,
             progress=self.commitment,
             commit_index=lambda: max(self.initial_commit, self.commitment.commit_index),
-            verify_sequence=lambda: self.verifications.sequence,
+            verify_sequence=lambda: self.reads.verifications.sequence,
             post=core.inbox.post,
             emit=core.emit,
         )
@@ -96,7 +118,7 @@ class Leader(Role):
     def enter(self) -> None:
         """Start replication and commit an entry of our own term (§5.4.2, §8)."""
         core = self.core
-        core.leader_ch.put(True)
+        core.announce_leadership(True)
         self.peers.follow(core.membership.latest)
         self.lease.renew(core.runtime.monotonic(), core.config.leader_lease_timeout)
         self._rearm()
@@ -111,7 +133,7 @@ class Leader(Role):
         address, server_id = core.state.leader()
         if (address, server_id) == (core.header.address, core.local_id):
             core.set_leader("", "")
-        core.leader_ch.put(False)
+        core.announce_leadership(False)
         core.raft_log.drop_tail()
         if not core.inbox.closed:
             core.settle()
@@ -123,13 +145,19 @@ class Leader(Role):
             lost = ShutdownOutcomeUnknownError("raft was shut down before the entry was committed")
         while self.inflight:
             self.inflight.popleft()[1].fail(lost)
-        self.verifications.fail_all(lost if self.core.inbox.closed else self.core.not_leader())
-        while self.changes:
-            self.changes.popleft().fail(self.core.not_leader())
+        refusal = self.core.not_leader()
+        self.changes.abandon(refusal, lost)
+        self.reads.fail_all(lost if self.core.inbox.closed else refusal)
+        self.transfers.leave(lost)
 
     def _step_down(self, loss: RaftError | None = None) -> None:
         self.loss = loss
         self.core.become(RaftState.FOLLOWER)
+
+    def handle(self, message: Message) -> None:
+        """Answer as any role does; then wait for what is due next."""
+        super().handle(message)
+        self._rearm()
 
     # ---- commands ----
 
@@ -138,7 +166,12 @@ class Leader(Role):
         config = self.core.config
         limit = config.max_append_entries - 1
         rest = self.core.inbox.take_ready(limit, config.max_append_bytes - message.size())
-        self._dispatch([message, *rest])
+        refusal = self._refusal()
+        if refusal is None:
+            self._dispatch([message, *rest])
+            return
+        for apply in (message, *rest):
+            apply.fail(refusal)
 
     def _dispatch(self, applies: list[Apply]) -> int:
         """Append entries and hand them to the peers and to our own disk at the same time.
@@ -186,6 +219,9 @@ class Leader(Role):
     def _announce_commit(self) -> None:
         self.core.inbox.post(CommitAdvanced(self.term))
 
+    def _announce_reached(self, server_id: ServerID, index: int) -> None:
+        self.core.inbox.post(ServerReached(self.term, server_id, index))
+
     def on_commit(self, message: CommitAdvanced) -> None:
         """Commit up to what a quorum has, and answer by way of the FSM thread."""
         if message.term != self.term:
@@ -197,11 +233,11 @@ class Leader(Role):
             while self.inflight and self.inflight[0][0] <= upto:
                 applies.append(self.inflight.popleft())
             core.apply_committed(upto, applies)
-        self.verifications.settle(core.membership.latest, core.local_id)
+        self.reads.settle()
         if core.membership.is_stable() and not core.membership.latest.has_vote(core.local_id):
             self._leave_cluster()
         else:
-            self._try_changes()
+            self.changes.advance()
 
     def _leave_cluster(self) -> None:
         """Our own vote is gone, and that is committed."""
@@ -211,77 +247,59 @@ class Leader(Role):
             core.request_shutdown()
         self._step_down()
 
-    # ---- membership ----
+    # ---- membership, transfer ----
 
     def on_change(self, message: ChangeConfiguration) -> None:
         """Queue a change; it is made when the configuration is stable (§4.1)."""
-        self.changes.append(message)
-        self._try_changes()
-        self._rearm()
+        if refusal := self._refusal():
+            message.fail(refusal)
+        else:
+            self.changes.add(message)
 
-    def _may_change(self) -> bool:
-        """One change at a time, and none before an entry of our own term is committed."""
-        core = self.core
-        return core.membership.is_stable() and core.state.commit_index >= self.start_index
-
-    def _try_changes(self) -> None:
-        while self.changes and self._may_change() and self.core.state.role is self.role:
-            message = self.changes.popleft()
-            if message.deadline.is_over():
-                message.fail(EnqueueTimeoutError("timed out waiting for a stable configuration"))
-                continue
-            self._change(message)
-
-    def _change(self, message: ChangeConfiguration) -> None:
-        core = self.core
-        members = core.membership
-        try:
-            configuration = next_configuration(
-                members.latest,
-                members.latest_index,
-                message.kind,
-                message.server_id,
-                message.address,
-                message.prev_index,
-            )
-        except RaftError as error:
-            message.fail(error)
+    def on_transfer(self, message: TransferLeadership) -> None:
+        """Begin to hand leadership over; until that has ended nothing new is taken in."""
+        if refusal := self._refusal():
+            message.fail(refusal)
             return
-        core.log.info(
-            "updating configuration command=%s server=%s servers=%s",
-            message.kind.value,
-            message.server_id,
-            configuration,
-        )
-        data = encode_configuration(configuration)
-        # In force as soon as it is appended (§4.1), so the disk may not report the entry earlier:
-        # it commits by the majority it makes itself, not by the one before.
-        self.commitment.set_configuration(configuration)
-        index = self._dispatch([Apply(LogType.CONFIGURATION, data, b"", message.future)])
-        members.append_own(index, configuration)
-        core.publish_log()
-        self.peers.follow(configuration)
+        self.transfers.begin(message)
+        if refusal := self._refusal():
+            self.changes.refuse_all(refusal)
 
-    def _expire_changes(self) -> None:
-        for message in list(self.changes):
-            if message.deadline.is_over():
-                self.changes.remove(message)
-                message.fail(EnqueueTimeoutError("timed out waiting for a stable configuration"))
+    def on_transfer_answered(self, message: TransferAnswered) -> None:
+        """Wait for being deposed, or lead on."""
+        if message.term == self.term:
+            self.transfers.answered(message)
+
+    def on_reached(self, message: ServerReached) -> None:
+        """Go on with what waited for a server to have the log."""
+        if message.term == self.term:
+            self.transfers.reached(message.server_id, message.index)
+            self.changes.reached(message.server_id, message.index)
+
+    def _refusal(self) -> NotAppliedError | None:
+        """Return what new entries are refused with, None when they are taken."""
+        return self.transfers.refusal()
 
     # ---- leading still? ----
 
-    def on_verify(self, message: VerifyLeader) -> None:
-        """Ask all voters, by a heartbeat that begins after now."""
-        core = self.core
-        self.verifications.add(message)
-        self.verifications.settle(core.membership.latest, core.local_id)
-        self.peers.beat_now()
+    def on_read(self, message: VerifyLeader | ReadBarrier) -> None:
+        """Have a quorum confirm that this node leads."""
+        self.reads.add(message)
 
     def on_beat(self, message: BeatAnswered) -> None:
         """Count a confirmation."""
         if message.term == self.term:
-            self.verifications.confirm(message.server_id, message.sequence)
-            self.verifications.settle(self.core.membership.latest, self.core.local_id)
+            self._look_for_stall()  # an answer of before does not confirm what comes after
+            self.reads.confirm(message.server_id, message.sequence)
+
+    def _look_for_stall(self) -> None:
+        """Have reads confirmed anew after a time in which this process did not run."""
+        now = self.core.runtime.monotonic()
+        if now < self.lease.look_at:
+            return
+        if stalled := self.lease.look(now):
+            self.core.log.info("process was stalled seconds=%.3f", stalled)
+            self.reads.start_over()
 
     def on_newer_term(self, message: NewerTermSeen) -> None:
         """Somebody lives in a newer term: lead no longer (§5.1)."""
@@ -291,10 +309,10 @@ class Leader(Role):
 
     def on_deadline(self) -> None:
         """Check lease and disk, and the deadlines of waiting changes."""
-        self._expire_changes()
+        self.changes.expire()
         now = self.core.runtime.monotonic()
-        if stalled := self.lease.look(now):
-            self.core.log.info("process was stalled seconds=%.3f", stalled)
+        self._look_for_stall()
+        self.transfers.expire(now)
         if not self.core.disk.is_fit():
             # Departure 8; also when what overran, or failed in the background, has ended.
             self.core.log.error("own disk is not fit, stepping down")
@@ -320,9 +338,15 @@ class Leader(Role):
             self._step_down()
 
     def _rearm(self) -> None:
-        """Wake up for the lease, or earlier for a change that runs out of time."""
-        moments = [m.deadline.at for m in self.changes if m.deadline.at is not None]
-        self.deadline = min([self.lease.look_at, *moments])
+        """Wake up for the lease, or earlier for what runs out of time."""
+        moments = [self.lease.look_at, *self.changes.moments()]
+        if self.transfers.deadline is not None:
+            moments.append(self.transfers.deadline)
+        self.deadline = min(moments)
+
+    def on_reload(self, message: ConfigReloaded) -> None:
+        """Beat at the new rate from now on."""
+        self.peers.beat_now()
 
     # ---- requests of peers ----
 

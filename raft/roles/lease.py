@@ -1,13 +1,17 @@
-"""Whether a leader still leads: contact with a quorum, and verification (thesis 6.2, 6.4)."""
+"""Whether a leader still leads: contact with a quorum, and verification (thesis 6.2, 6.4).
+
+Reads without a log write rest on verification, never on a clock.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from raft.engine.commitment import majority_index
-from raft.engine.inbox import VerifyLeader
+from raft.engine.core import Core
+from raft.engine.inbox import ReadBarrier, VerifyLeader
 from raft.types import Configuration, ServerID
 
 SHORTEST_CHECK = 0.01  # seconds between two looks at the lease
@@ -64,14 +68,14 @@ class Lease:
         self.look_at = min(self._at, now + self._seconds / self._LOOKS)
 
     def look(self, now: float) -> float:
-        """Plan the next look; return for how long the process did not run, if that is excused."""
+        """Plan the next look; return for how long the process did not run, 0.0 if it did."""
         late = now - self.look_at
-        excused = late > self._seconds / self._LOOKS and not self._is_excused
-        if excused:
+        stalled = late > self._seconds / self._LOOKS
+        if stalled and not self._is_excused:
             self._is_excused = True
             self._at = now + self._seconds
         self._plan_look(now)
-        return late if excused else 0.0
+        return late if stalled else 0.0
 
     def is_over(self, now: float) -> bool:
         """Tell whether contact must be checked now."""
@@ -81,7 +85,7 @@ class Lease:
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     sequence: int
-    message: VerifyLeader
+    message: VerifyLeader | ReadBarrier
 
 
 class Verifications:
@@ -96,19 +100,28 @@ class Verifications:
         self._confirmed: dict[ServerID, int] = {}
         self._waiting: deque[_Waiting] = deque()
 
-    def add(self, message: VerifyLeader) -> None:
+    def add(self, message: VerifyLeader | ReadBarrier) -> None:
         """Take a request; the caller then asks all peers for a heartbeat."""
         self.sequence += 1
         self._waiting.append(_Waiting(self.sequence, message))
+
+    def start_over(self) -> None:
+        """Believe no round that began before now: the process did not run for a while."""
+        if self._waiting:
+            self.sequence += 1
+            self._waiting = deque(_Waiting(self.sequence, w.message) for w in self._waiting)
 
     def confirm(self, server_id: ServerID, sequence: int) -> None:
         """Note that a server answered a round that began after request `sequence`."""
         self._confirmed[server_id] = max(self._confirmed.get(server_id, 0), sequence)
 
-    def settle(self, configuration: Configuration, local_id: ServerID) -> None:
-        """Answer whom a quorum of voters has confirmed."""
+    def settle(
+        self, configuration: Configuration, local_id: ServerID
+    ) -> list[VerifyLeader | ReadBarrier]:
+        """Return the requests that a quorum of voters has confirmed, to be answered."""
+        settled: list[VerifyLeader | ReadBarrier] = []
         if not self._waiting:
-            return
+            return settled
         confirmed = majority_index(
             [
                 self.sequence if server.id == local_id else self._confirmed.get(server.id, 0)
@@ -116,9 +129,60 @@ class Verifications:
             ]
         )
         while self._waiting and self._waiting[0].sequence <= confirmed:
-            self._waiting.popleft().message.future.respond(None)
+            settled.append(self._waiting.popleft().message)
+        return settled
 
     def fail_all(self, error: BaseException) -> None:
         """Answer everybody with an error: leadership is over."""
         while self._waiting:
             self._waiting.popleft().message.fail(error)
+
+
+class Reads:
+    """Whoever wants to read or to know that this node leads, in one leadership (thesis 6.4).
+
+    Main thread only. A read goes on to the FSM once a quorum has confirmed it and an entry of this
+    leadership is committed: until then more may be committed than this node knows of.
+    """
+
+    def __init__(self, core: Core, start_index: int, beat_now: Callable[[], None]) -> None:
+        self._core = core
+        self._start_index = start_index
+        self._beat_now = beat_now
+        self._confirmed: list[ReadBarrier] = []
+        self.verifications = Verifications()
+
+    def add(self, message: VerifyLeader | ReadBarrier) -> None:
+        """Ask all voters, by a heartbeat that begins after now."""
+        self.verifications.add(message)
+        self.settle()
+        self._beat_now()
+
+    def confirm(self, server_id: ServerID, sequence: int) -> None:
+        """Note that a server answered a round that began after request `sequence`."""
+        self.verifications.confirm(server_id, sequence)
+        self.settle()
+
+    def start_over(self) -> None:
+        """Have everything confirmed by rounds that begin after now."""
+        self.verifications.start_over()
+        self._beat_now()
+
+    def settle(self) -> None:
+        """Answer whom a quorum has confirmed, or hand them to the FSM thread."""
+        core = self._core
+        for message in self.verifications.settle(core.membership.latest, core.local_id):
+            if isinstance(message, ReadBarrier):
+                self._confirmed.append(message)
+            else:
+                message.future.respond(None)
+        if self._confirmed and core.state.commit_index >= self._start_index:
+            for read in self._confirmed:
+                core.fsm.answer_when_applied(core.state.commit_index, read.future)
+            self._confirmed.clear()
+
+    def fail_all(self, error: BaseException) -> None:
+        """Answer everybody with an error: leadership is over."""
+        self.verifications.fail_all(error)
+        while self._confirmed:
+            self._confirmed.pop().fail(error)

@@ -62,6 +62,10 @@ class Peers:
         """Return when each was last heard, by the time of what it answered."""
         return {i: peer.heart.last_contact for i, peer in self._replicators.items()}
 
+    def next_indexes(self) -> dict[ServerID, int]:
+        """Return what each would be sent next."""
+        return {i: peer.status().next_index for i, peer in self._replicators.items()}
+
     def stop(self) -> None:
         """End all replication, farewells included; does not wait for it."""
         for replicator in (*self._replicators.values(), *self._departing):

@@ -18,16 +18,12 @@ from typing import Any, TypeAlias, TypeVar
 
 from raft.codec import encode_configuration
 from raft.config import Config
-from raft.engine.core import Core, NodeLogger
-from raft.engine.disk import Disk
-from raft.engine.fsm_runner import FsmRunner
-from raft.engine.inbox import Apply, FSMPoisoned, Inbox, Message
+from raft.engine.assembly import assemble
+from raft.engine.core import Core
+from raft.engine.inbox import Apply, Inbox, Message
 from raft.engine.install_snapshot import SnapshotReceiver
-from raft.engine.membership import Membership
-from raft.engine.raft_log import RaftLog
 from raft.engine.start_up import load_state
-from raft.engine.state import HardState, NodeState
-from raft.engine.state_machine import StateMachine
+from raft.engine.state import HardState
 from raft.errors import PipelineNotSupportedError, PipelineShutdownError, RPCTimeoutError
 from raft.futures import ApplyFuture
 from raft.interfaces import FSM
@@ -41,10 +37,10 @@ from raft.messages import (
     RPCHeader,
     SnapshotReader,
 )
-from raft.observer import LatestValue, ObservationData
+from raft.observer import ObservationData
 from raft.roles.base import Role
 from raft.roles.follower import Follower
-from raft.runtime import Deadline, Queue, ThreadGroup
+from raft.runtime import Deadline, Queue
 from raft.snapshots.inmem import InmemSnapshotStore
 from raft.stores.inmem import InmemStore
 from raft.testing.fsm import RecordingFSM
@@ -509,36 +505,15 @@ class ScriptedNode:
             "leader_lease_timeout": 0.05,
         }
         config = Config(**settings | self.config)
-        state = NodeState(runtime)
-        inbox = ScriptedInbox(runtime, config.max_append_entries)
-        raft_log = RaftLog(runtime, self.store, config.recent_log_bytes)
-        machine = StateMachine(self.fsm, self.snapshots, config.fsm_halt_on)
-        return Core(
+        return assemble(
             runtime=runtime,
             config=config,
-            log=NodeLogger(_log, config.local_id, state),
-            threads=ThreadGroup(runtime, f"raft-{config.local_id}"),
-            inbox=inbox,
-            state=state,
-            disk=Disk(runtime, [self.store], config.disk_stall_timeout),
+            inbox=ScriptedInbox(runtime, config.max_append_entries),
+            fsm=self.fsm,
             logs=self.store,
-            raft_log=raft_log,
             stable=self.store,
             snapshots=self.snapshots,
             transport=self.transport,
-            fsm=FsmRunner(
-                runtime=runtime,
-                config=config,
-                machine=machine,
-                log=raft_log,
-                snapshots=self.snapshots,
-                state=state,
-                on_poisoned=lambda error: inbox.post(FSMPoisoned(error)),
-            ),
-            leader_ch=LatestValue(runtime),
             emit=self.events.append,
-            header=RPCHeader(config.local_id, self.transport.local_addr()),
-            membership=Membership(),
-            hard_state=HardState(),
-            main_ended=runtime.event(),
+            logger=_log,
         )

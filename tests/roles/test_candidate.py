@@ -1,6 +1,6 @@
 import pytest
 
-from raft.engine.inbox import VoteReceived
+from raft.engine.inbox import ConfigReloaded, VoteReceived
 from raft.engine.state import HardState
 from raft.errors import PeerUnreachableError, RemoteError
 from raft.messages import (
@@ -374,3 +374,16 @@ def test_a_vote_that_arrives_after_a_leader_was_heard_has_no_effect():
     node.play(Follower)
 
     assert node.core.state.role is RaftState.FOLLOWER
+
+
+def test_a_round_that_runs_takes_the_new_timeout():
+    node = node_with()
+    began = node.runtime.now
+
+    def reload():
+        node.core.config.election_timeout = 5.0
+        node.core.inbox.post(ConfigReloaded())
+
+    node.play(Candidate, reload, DEADLINE)
+
+    assert node.runtime.now - began == pytest.approx(5.0)

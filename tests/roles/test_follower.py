@@ -1,6 +1,6 @@
 import pytest
 
-from raft.engine.inbox import FSMPoisoned
+from raft.engine.inbox import ConfigReloaded, FSMPoisoned
 from raft.engine.state import HardState
 from raft.messages import AppendEntriesRequest, RequestVoteRequest
 from raft.observer import LeaderObservation
@@ -178,3 +178,36 @@ def test_why_a_node_does_not_campaign_is_said_once(caplog):
     rounds_played(servers("n2"), rounds=5)
 
     assert caplog.text.count("not a voter") == 1
+
+
+# ---- other timeouts while it runs ----
+
+
+def test_a_shorter_heartbeat_timeout_counts_at_once():
+    """ELE-12: without waiting for the old one."""
+    node = ScriptedNode(
+        configuration=servers("n1"), config={"heartbeat_timeout": 0.5, "election_timeout": 0.5}
+    )
+
+    def reload():
+        node.core.config.heartbeat_timeout = node.core.config.election_timeout = 0.05
+        node.core.inbox.post(ConfigReloaded())
+
+    began = node.runtime.now
+    node.play(Follower, Pause(0.1), reload, DEADLINE)
+
+    assert node.core.state.role is RaftState.CANDIDATE
+    assert node.runtime.now - began < 0.1 + 3 * 0.05
+
+
+def test_a_shorter_timeout_is_counted_from_the_last_contact_and_is_no_stall():
+    node = ScriptedNode(config={"heartbeat_timeout": 0.5, "election_timeout": 0.5})
+    node.core.state.touch(node.runtime.now)
+
+    def reload():
+        node.core.config.heartbeat_timeout = 0.05
+        node.core.inbox.post(ConfigReloaded())
+
+    node.play(Follower, Pause(0.4), reload, DEADLINE)
+
+    assert node.core.state.role is RaftState.CANDIDATE

@@ -1,4 +1,4 @@
-"""The leader's role in a task, over peers and a disk that the test answers for."""
+"""The leader's role: commands, commits, membership, and what ends it."""
 
 import pytest
 
@@ -8,9 +8,7 @@ from raft.engine.inbox import (
     ChangeKind,
     CommitAdvanced,
     FSMPoisoned,
-    VerifyLeader,
 )
-from raft.engine.state import HardState
 from raft.errors import (
     CantBootstrapError,
     ConfigurationChangedError,
@@ -21,7 +19,7 @@ from raft.errors import (
     ShutdownOutcomeUnknownError,
     StorageFailedError,
 )
-from raft.futures import Future, IndexFuture
+from raft.futures import Future
 from raft.messages import (
     AppendEntriesRequest,
     AppendEntriesResponse,
@@ -34,86 +32,9 @@ from raft.observer import PeerObservation
 from raft.roles.follower import Follower
 from raft.roles.leader import Leader
 from raft.runtime import Deadline, ThreadGroup
-from raft.testing.script import ScriptedNode, configuration_entry, entries, header, servers
+from raft.testing.script import configuration_entry, entries, header, servers
 from raft.types import Configuration, LogType, RaftState, Server, ServerSuffrage
-
-TERM = 2
-NOOP = 3  # where the no-op of the term stands: behind the configuration and one command
-THREE = servers("n1", "n2", "n3")
-
-
-class Bench:
-    """A leader of term 2. Peers answer heartbeats while they are in `beating`, and acknowledge
-    entries while they are in `storing`; `term` is what they say theirs is.
-    """
-
-    def __init__(self, configuration=THREE, storing=(), log=None, committed=0, **config):
-        self.node = ScriptedNode(
-            configuration=configuration,
-            log=entries(2, terms=(1,)) if log is None else log,
-            hard_state=HardState(TERM, "n1", "n1:1"),
-            config={"leader_lease_timeout": 0.1} | config,
-        )
-        self.core, self.runtime = self.node.core, self.node.runtime
-        self.transport, self.state = self.node.transport, self.node.core.state
-        self.beating, self.storing = {"n2", "n3", "n4", "n5"}, set(storing)
-        self.term = TERM
-        self.transport.has_pipelines = False
-        self.transport.respond = self._respond
-        self.core.apply_committed(committed)
-        self.leader = self.node.start(Leader)
-
-    def _respond(self, call):
-        if not isinstance(call.request, AppendEntriesRequest):
-            return None
-        wanted = self.beating if call.request.is_heartbeat() else self.storing
-        if call.server_id not in wanted:
-            return None
-        last = call.request.prev_log_index + len(call.request.entries)
-        return AppendEntriesResponse(
-            header(call.server_id), self.term, last, success=self.term == TERM
-        )
-
-    def store(self, *peers):
-        """Have these peers acknowledge entries from now on."""
-        self.storing |= set(peers)
-        for call in self.transport.open_calls(AppendEntriesRequest):
-            result = self._respond(call)
-            if result is not None:
-                call.answer(result)
-        self.runtime.run()
-
-    def shut_disk(self):
-        """Let no write begin before the door is opened; return the door."""
-        door = self.runtime.event()
-        self.node.store.before_write = lambda _: door.wait()
-        return door
-
-    def change(self, kind, server_id, address="", prev_index=0, timeout=None):
-        future = IndexFuture(self.node.host)
-        deadline = Deadline(self.runtime, timeout)
-        message = ChangeConfiguration(kind, server_id, address, prev_index, future, deadline)
-        self.core.inbox.submit(message, deadline)
-        self.runtime.run()
-        return future
-
-    def verify(self):
-        message = VerifyLeader(Future(self.node.host))
-        self.core.inbox.submit(message, Deadline(self.runtime, None))
-        self.runtime.run()
-        return message.future
-
-    def is_leading(self):
-        return self.state.role is RaftState.LEADER
-
-    def sent_to(self, peer):
-        """The entries that were sent to a peer, by index and term."""
-        return {
-            (log.index, log.term)
-            for call in self.transport.calls
-            if call.server_id == peer and isinstance(call.request, AppendEntriesRequest)
-            for log in call.request.entries
-        }
+from tests.roles.bench import NOOP, TERM, THREE, Bench
 
 
 def vote(term, candidate="n2", transfer=False):

@@ -54,6 +54,12 @@ def test_looks_are_never_closer_than_the_shortest_check():
 # ---- verification (departure 5) ----
 
 
+def settle(verifications, configuration, local_id):
+    """Answer what is settled, as the leader does."""
+    for message in verifications.settle(configuration, local_id):
+        message.future.respond(None)
+
+
 def request(verifications):
     message = VerifyLeader(Future())
     verifications.add(message)
@@ -64,10 +70,10 @@ def test_a_quorum_of_confirmations_answers():
     verifications = Verifications()
     future = request(verifications)
 
-    verifications.settle(THREE, "n1")
+    settle(verifications, THREE, "n1")
     assert not future.done()
     verifications.confirm("n2", 1)
-    verifications.settle(THREE, "n1")
+    settle(verifications, THREE, "n1")
 
     assert future.error(0) is None
 
@@ -76,7 +82,7 @@ def test_a_single_voter_confirms_itself():
     verifications = Verifications()
     future = request(verifications)
 
-    verifications.settle(servers("n1"), "n1")
+    settle(verifications, servers("n1"), "n1")
 
     assert future.done()
 
@@ -88,7 +94,7 @@ def test_confirmations_of_others_than_voters_do_not_count():
 
     verifications.confirm("n4", 1)
     verifications.confirm("n9", 1)
-    verifications.settle(servers("n1", "n2", "n3", nonvoters=["n4"]), "n1")
+    settle(verifications, servers("n1", "n2", "n3", nonvoters=["n4"]), "n1")
 
     assert not future.done()
 
@@ -99,7 +105,7 @@ def test_a_confirmation_counts_for_what_was_asked_before_its_round_only():
     first, second = request(verifications), request(verifications)
 
     verifications.confirm("n2", 1)
-    verifications.settle(THREE, "n1")
+    settle(verifications, THREE, "n1")
 
     assert (first.done(), second.done()) == (True, False)
 
@@ -109,7 +115,7 @@ def test_one_round_confirms_everybody_who_asked_before_it():
     futures = [request(verifications) for _ in range(5)]
 
     verifications.confirm("n3", verifications.sequence)
-    verifications.settle(THREE, "n1")
+    settle(verifications, THREE, "n1")
 
     assert all(future.done() for future in futures)
 
@@ -120,7 +126,7 @@ def test_a_late_confirmation_of_an_older_round_takes_nothing_back():
     verifications.confirm("n2", 1)
 
     verifications.confirm("n2", 0)
-    verifications.settle(THREE, "n1")
+    settle(verifications, THREE, "n1")
 
     assert future.done()
 
@@ -158,7 +164,7 @@ def test_a_second_stall_is_not_excused_before_a_quorum_was_in_contact():
     lease = Lease(1.0, now=0.0)
     lease.look(5.0)
 
-    assert lease.look(5.9) == 0.0
+    assert lease.look(5.9) > 0.0
     assert lease.is_over(6.0)
 
     lease.renew(6.0, 1.0)

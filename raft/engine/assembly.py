@@ -1,0 +1,67 @@
+"""Putting the parts of one node together: for `raft.node`, and for tests that bring other parts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from raft.config import Config
+from raft.engine.core import Core, NodeLogger
+from raft.engine.disk import Disk
+from raft.engine.fsm_runner import FsmRunner
+from raft.engine.inbox import FSMPoisoned, Inbox
+from raft.engine.membership import Membership
+from raft.engine.raft_log import RaftLog
+from raft.engine.state import HardState, NodeState
+from raft.engine.state_machine import StateMachine
+from raft.interfaces import FSM, LogStore, SnapshotStore, StableStore, Transport
+from raft.messages import RPCHeader
+from raft.observer import LatestValue, ObservationData
+from raft.runtime import Runtime, ThreadGroup
+
+
+def assemble(
+    *,
+    runtime: Runtime,
+    config: Config,
+    inbox: Inbox,
+    fsm: FSM,
+    logs: LogStore,
+    stable: StableStore,
+    snapshots: SnapshotStore,
+    transport: Transport,
+    emit: Callable[[ObservationData], None],
+    logger: logging.Logger,
+) -> Core:
+    """Return the parts of a node, wired up and blank: `load_state` is next, then the threads."""
+    state = NodeState(runtime)
+    raft_log = RaftLog(runtime, logs, config.recent_log_bytes)
+    return Core(
+        runtime=runtime,
+        config=config,
+        log=NodeLogger(logger, config.local_id, state),
+        threads=ThreadGroup(runtime, f"raft-{config.local_id}"),
+        inbox=inbox,
+        state=state,
+        disk=Disk(runtime, [logs, stable], config.disk_stall_timeout),
+        logs=logs,
+        raft_log=raft_log,
+        stable=stable,
+        snapshots=snapshots,
+        transport=transport,
+        fsm=FsmRunner(
+            runtime=runtime,
+            config=config,
+            machine=StateMachine(fsm, snapshots, config.fsm_halt_on),
+            log=raft_log,
+            snapshots=snapshots,
+            state=state,
+            on_poisoned=lambda error: inbox.post(FSMPoisoned(error)),
+        ),
+        leader_ch=LatestValue(runtime),
+        emit=emit,
+        header=RPCHeader(config.local_id, transport.local_addr()),
+        membership=Membership(),
+        hard_state=HardState(),
+        main_ended=runtime.event(),
+    )

@@ -1,0 +1,52 @@
+"""A node's numbers as an operator reads them: texts, by the original's names.
+
+Beyond the original, `latest_configuration_index` is the real one, and `applied_index` what the FSM
+has really applied.
+"""
+
+from __future__ import annotations
+
+from raft.engine.core import Core
+from raft.engine.state import Published
+from raft.types import PROTOCOL_VERSION, SNAPSHOT_VERSION, RaftState
+
+
+def describe(core: Core) -> dict[str, str]:
+    """Return the numbers of one moment; any thread."""
+    now = core.state.published()
+    return {
+        "state": str(now.role),
+        "term": str(now.term),
+        "last_log_index": str(now.last_log.index),
+        "last_log_term": str(now.last_log.term),
+        "commit_index": str(now.commit_index),
+        "applied_index": str(now.applied_index),
+        "fsm_pending": str(core.fsm.pending()),
+        "last_snapshot_index": str(now.last_snapshot.index),
+        "last_snapshot_term": str(now.last_snapshot.term),
+        "protocol_version": str(PROTOCOL_VERSION),
+        "protocol_version_min": str(PROTOCOL_VERSION),
+        "protocol_version_max": str(PROTOCOL_VERSION),
+        "snapshot_version_min": str(SNAPSHOT_VERSION),
+        "snapshot_version_max": str(SNAPSHOT_VERSION),
+        "latest_configuration_index": str(now.configuration_index),
+        "latest_configuration": str(now.configuration),
+        "num_peers": str(_count_peers(core, now)),
+        "last_contact": _contact(core, now),
+    }
+
+
+def _count_peers(core: Core, now: Published) -> int:
+    """Count the other voters; 0 for who is none itself, as in the original."""
+    if not now.configuration.has_vote(core.local_id):
+        return 0
+    return len(now.configuration.voters()) - 1
+
+
+def _contact(core: Core, now: Published) -> str:
+    """Return how long ago the leader was heard."""
+    if now.role is RaftState.LEADER:
+        return "0"
+    if now.last_contact is None:
+        return "never"
+    return f"{core.runtime.monotonic() - now.last_contact:.3f}s"

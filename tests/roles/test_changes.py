@@ -1,0 +1,188 @@
+"""New voters that catch up before they vote (thesis 4.2.1); other changes: test_leader."""
+
+from raft.engine.inbox import ChangeKind, NewerTermSeen
+from raft.errors import (
+    CatchUpError,
+    ConfigurationChangedError,
+    EnqueueTimeoutError,
+    LeadershipLostError,
+)
+from raft.testing.script import servers
+from raft.types import ServerSuffrage
+from tests.roles.bench import NOOP, TERM, THREE, Bench
+
+ADD, REMOVE = ChangeKind.ADD_VOTER, ChangeKind.REMOVE_SERVER
+ENTERED = servers("n1", "n2", "n3", nonvoters=["n4"])
+
+
+def bench(**config):
+    made = Bench(storing=["n2", "n3"], **{"election_timeout": 0.1} | config)
+    assert made.core.membership.is_stable()
+    return made
+
+
+def add(leader, **options):
+    return leader.change(ADD, "n4", "n4:1", catch_up=True, **options)
+
+
+def test_a_new_voter_enters_without_a_vote():
+    """It cannot hold up commits before it has the log."""
+    leader = bench()
+
+    future = add(leader)
+
+    assert leader.core.membership.latest == ENTERED
+    assert not future.done()
+    assert leader.node.apply(b"x").result(0) == 2
+
+
+def test_it_gets_its_vote_when_it_has_caught_up():
+    leader = bench()
+    future = add(leader)
+
+    leader.store("n4")
+    leader.runtime.advance(0.01)
+
+    assert future.error(0) is None
+    assert leader.core.membership.committed.has_vote("n4")
+    assert future.index() == NOOP + 2
+
+
+def test_a_round_longer_than_an_election_timeout_is_followed_by_another():
+    """What came meanwhile must be shown to arrive faster than that."""
+    leader = bench()
+    future = add(leader)
+    leader.node.apply(b"x")
+    leader.runtime.advance(0.3)
+
+    leader.storing = {"n2", "n3"}
+    leader.leader.commitment.match("n4", NOOP + 2)
+    leader.runtime.run()
+    assert not leader.core.membership.latest.has_vote("n4")
+    leader.store("n4")
+    leader.runtime.advance(0.05)
+
+    assert future.error(0) is None
+
+
+def test_one_that_stays_too_slow_gets_no_vote():
+    leader = bench()
+    future = add(leader)
+
+    for _ in range(10):
+        assert not future.done()
+        leader.runtime.advance(0.2)
+        leader.leader.commitment.match("n4", leader.core.raft_log.last_index())
+        leader.runtime.run()
+
+    assert isinstance(future.error(0), CatchUpError)
+    assert leader.core.membership.latest == ENTERED
+
+
+def test_one_that_does_not_answer_is_given_up():
+    leader = bench()
+    leader.beating.discard("n4")
+
+    future = add(leader)
+    leader.runtime.advance(0.9)
+    assert not future.done()
+    leader.runtime.advance(0.2)
+
+    assert "does not answer" in str(future.error(0))
+    assert leader.core.membership.latest == ENTERED
+
+
+def test_the_callers_timeout_covers_catching_up():
+    leader = bench()
+
+    future = add(leader, timeout=0.3)
+    leader.runtime.advance(0.35)
+
+    assert isinstance(future.error(0), CatchUpError)
+    assert "in time" in str(future.error(0))
+    assert leader.core.membership.latest == ENTERED
+
+
+def test_one_that_is_removed_meanwhile_is_given_up():
+    leader = bench()
+    future = add(leader)
+
+    leader.change(REMOVE, "n4").result(0)
+
+    assert "removed" in str(future.error(0))
+    assert leader.core.membership.latest == THREE
+
+
+def test_a_non_voter_of_long_standing_is_promoted_alike():
+    leader = Bench(ENTERED, storing=["n2", "n3", "n4"])
+
+    future = add(leader)
+    leader.runtime.advance(0.01)
+
+    assert future.error(0) is None
+    assert leader.core.membership.latest.server("n4").suffrage is ServerSuffrage.VOTER
+
+
+def test_a_voter_has_nothing_to_catch_up():
+    leader = bench()
+
+    future = leader.change(ADD, "n3", "elsewhere:1", catch_up=True)
+
+    assert future.error(0) is None
+    assert leader.core.membership.latest.server("n3").address == "elsewhere:1"
+
+
+def test_asking_twice_is_refused_while_it_catches_up():
+    leader = bench()
+    first = add(leader)
+
+    second = add(leader)
+
+    assert "already" in str(second.error(0))
+    assert not first.done()
+
+
+def test_a_change_that_cannot_be_made_is_refused_before_anything_is_logged():
+    leader = bench()
+
+    future = add(leader, prev_index=7)
+
+    assert isinstance(future.error(0), ConfigurationChangedError)
+    assert leader.core.raft_log.last_index() == NOOP
+
+
+def test_the_previous_index_is_looked_at_when_it_enters_only():
+    leader = bench()
+
+    future = add(leader, prev_index=1)
+    leader.store("n4")
+    leader.runtime.advance(0.01)
+
+    assert future.error(0) is None
+
+
+def test_the_end_of_the_leadership_is_the_end_of_catching_up():
+    leader = bench()
+    future = add(leader)
+
+    leader.core.inbox.post(NewerTermSeen(TERM, TERM + 1))
+    leader.runtime.run()
+
+    assert isinstance(future.error(0), LeadershipLostError)
+
+
+def test_other_changes_do_not_wait_for_it():
+    leader = bench()
+    add(leader)
+
+    assert leader.change(REMOVE, "n3").error(0) is None
+
+
+def test_one_that_waits_for_its_turn_too_long_has_not_entered():
+    leader = Bench(election_timeout=0.1)
+
+    future = add(leader, timeout=0.2)
+    leader.runtime.advance(0.25)
+
+    assert isinstance(future.error(0), EnqueueTimeoutError)
+    assert leader.core.membership.latest == THREE
