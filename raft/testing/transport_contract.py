@@ -17,6 +17,8 @@ timeout of a few seconds:
 What a transport need not offer (`WithPreVote`, `WithIdentity`, `WithDelivery`) is tested where it
 does. A transport that declines pipelining takes the other classes one by one. The first `consumer`
 is where a transport may begin to serve.
+
+Ids such as TRA-02 stand for scenarios of the original's own tests.
 """
 
 from __future__ import annotations
@@ -152,6 +154,7 @@ class CallContract:
     """Calls that wait for their answer, both ways, and how they fail."""
 
     def test_entries_arrive_as_sent_and_the_answer_comes_back(self, transports: Pair) -> None:
+        """TRA-02, TRA-13, TRA-14."""
         a, b = transports
 
         with Answering(b, answer_with(APPENDED)) as peer:
@@ -168,6 +171,7 @@ class CallContract:
         assert peer.requests == [APPEND]
 
     def test_votes_are_asked_and_given(self, transports: Pair) -> None:
+        """TRA-04, TRA-23, TRA-24."""
         a, b = transports
         request, response = RequestVoteRequest(A, 20, 100, 19, True), RequestVoteResponse(B, 20)
 
@@ -263,6 +267,7 @@ class DeliveryContract:
     """Which way requests go in."""
 
     def test_heartbeats_go_to_their_handler_and_not_to_the_inbox(self, transports: Pair) -> None:
+        """TRA-12."""
         a, b = transports
         heard: list[Any] = []
 
@@ -305,6 +310,7 @@ class PipelineContract:
     """Several AppendEntries under way at a time."""
 
     def test_pipeline_answers_come_in_the_order_of_the_requests(self, transports: Pair) -> None:
+        """TRA-03, TRA-15, TRA-16."""
         a, b = transports
 
         with Answering(b, _echo_term):
@@ -378,6 +384,7 @@ class SnapshotContract:
     """Snapshots as streams: whole, in pieces, refused, too short, too long."""
 
     def test_a_snapshot_arrives_to_the_byte(self, transports: Pair) -> None:
+        """TRA-05, TRA-25, TRA-26."""
         a, b = transports
         body: list[bytes] = []
 
@@ -485,6 +492,7 @@ class ClosingContract:
     def test_a_closed_transport_refuses_calls_and_may_be_closed_again(
         self, transports: Pair
     ) -> None:
+        """TRA-01, TRA-10."""
         a, b = transports
         address = b.local_addr()
         if not offers(a, WithClose):

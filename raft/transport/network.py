@@ -204,10 +204,13 @@ class NetworkTransport:
     # ---- life ----
 
     def close_streams(self) -> None:
-        """Close every idle connection, in and out; those in use end with their request."""
+        """Close every idle connection, in and out; those in use end with the request under way.
+
+        A pipeline from here stays open; one to here ends, and the peer opens another.
+        """
         self._guard.check()
         self._pool.clear()
-        self._server.close_idle()
+        self._server.retire_all()
 
     def close(self) -> None:
         """Close every connection and thread; calls under way fail at once. May be called twice."""
@@ -232,17 +235,18 @@ class NetworkTransport:
         self._guard.check()
         timeout = self._timeout if timeout is None else timeout
         target = self._target(server_id, address)
+        generation = self._pool.generation
         connection = self._pool.take(target, self._identity.cluster_id())
         if connection is not None:
             try:
-                return self._exchange(target, connection, request, kind, timeout)
+                return self._exchange(target, connection, generation, request, kind, timeout)
             except ConnectionLostError:
                 # The peer restarted while the connection was idle, in a way that did not show
                 # until now. All RPCs of Raft may come twice, so a fresh connection is tried.
                 pass
         connection = self._dial(target, timeout)
         try:
-            return self._exchange(target, connection, request, kind, timeout)
+            return self._exchange(target, connection, generation, request, kind, timeout)
         except ConnectionLostError as exc:
             raise self._explain(exc) from exc
 
@@ -250,6 +254,7 @@ class NetworkTransport:
         self,
         target: Target,
         connection: Connection,
+        generation: int,
         request: Request,
         kind: type[R],
         timeout: float,
@@ -266,7 +271,7 @@ class NetworkTransport:
             raise
         finally:
             if fit:
-                self._pool.give_back(target, connection)
+                self._pool.give_back(target, connection, generation)
             else:
                 connection.close()
         return response

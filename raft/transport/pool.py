@@ -27,6 +27,8 @@ class ConnectionPool:
         self._lock = runtime.lock()  # guards all below
         self._idle: dict[Target, list[Connection]] = {}
         self._closed = False
+        self.generation = 0
+        """How often the pool was cleared; to be remembered before a connection is taken or made."""
 
     def take(self, target: Target, cluster_id: str | None) -> Connection | None:
         """Return an idle connection that is still good, or None; stale ones are closed.
@@ -46,11 +48,16 @@ class ConnectionPool:
                 return connection
             connection.close()
 
-    def give_back(self, target: Target, connection: Connection) -> None:
-        """Keep a connection for the next call, or close it when there are enough."""
+    def give_back(self, target: Target, connection: Connection, generation: int) -> None:
+        """Keep a connection for the next call, or close it when there are enough.
+
+        Also when the pool was cleared meanwhile: `generation` is the pool's of before the
+        connection was taken or made.
+        """
         with self._lock:
             idle = self._idle.get(target, [])
-            keep = not self._closed and len(idle) < self._size
+            is_current = not self._closed and generation == self.generation
+            keep = is_current and len(idle) < self._size
             if keep:
                 idle.append(connection)
                 self._idle[target] = idle
@@ -63,8 +70,9 @@ class ConnectionPool:
             return len(self._idle.get(target, ()))
 
     def clear(self) -> None:
-        """Close all idle connections."""
+        """Close all idle connections, and those in use when they are given back."""
         with self._lock:
+            self.generation += 1
             idle = [connection for kept in self._idle.values() for connection in kept]
             self._idle.clear()
         for connection in idle:

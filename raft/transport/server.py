@@ -78,8 +78,9 @@ class _Inbound:
     def __init__(self, stream: Stream, server: Server) -> None:
         self._connection = Connection(stream, server.runtime)
         self._server = server
-        self._answer: _Answer | None = None
+        self._answer: _Answer | None = None  # of the request that is being answered
         self._closed = False
+        self._retired = False
 
     def run(self) -> None:
         """Serve requests until the peer goes, misbehaves or is sent away."""
@@ -102,8 +103,9 @@ class _Inbound:
         if answer is not None:
             answer.give_up()
 
-    def close_if_idle(self) -> None:
-        """End the connection unless a request is being answered."""
+    def retire(self) -> None:
+        """End the connection, once a request that is being answered has its answer."""
+        self._retired = True  # before _answer is read: `_handle` looks at it after clearing that
         if self._answer is None:
             self.close()
 
@@ -147,9 +149,10 @@ class _Inbound:
         except RPCTimeoutError as exc:
             answer.give(None, exc)
         self._wait(answer, stream)
-        self._answer = None
         self._reply(answer)
-        return stream is None or self._finish(stream)
+        fit = stream is None or self._finish(stream)
+        self._answer = None
+        return fit and not self._retired
 
     def _wait(self, answer: _Answer, stream: SnapshotStream | None) -> None:
         """Wait for the answer as long as the peer does; show it signs of life for a snapshot."""
@@ -230,12 +233,12 @@ class Server:
             threads.on_crash = _report_crash
             self._acceptor = threads.spawn("accept", self._accept)
 
-    def close_idle(self) -> None:
-        """End the connections on which no request is being answered."""
+    def retire_all(self) -> None:
+        """End every connection, those on which a request is being answered after that."""
         with self._lock:
             inbound = list(self._inbound)
         for each in inbound:
-            each.close_if_idle()
+            each.retire()
 
     def close(self, timeout: float) -> None:
         """Close the layer, end every connection and thread."""

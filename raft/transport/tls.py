@@ -395,8 +395,8 @@ class TLSTransport(NetworkTransport):
     def reload(self, ssl_context: MutualTLS) -> None:
         """Show and trust other certificates from the next connection on, without a restart.
 
-        Connections that are open go on as they are; `close_streams` afterwards ends those not in
-        use, so that the next calls make new ones. What is wrong with the contexts or their files is
+        Connections that are open go on as they are; `close_streams` afterwards ends them, so that
+        the next calls make new ones. What is wrong with the contexts or their files is
         raised where they are made, and the old ones stay.
         """
         self._guard.check()

@@ -2,6 +2,8 @@
 
 import pytest
 
+from raft.codec import decode_message, encode_message
+from raft.messages import RPCHeader, TimeoutNowRequest
 from raft.testing.transport_contract import TransportContract
 from raft.transport import InmemTransport, TCPTransport, TLSTransport
 from tests.unit.transport.certificates import Authority
@@ -63,3 +65,15 @@ class Book:
 
     def server_addr(self, server_id):
         return self._addresses[server_id]
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: InmemTransport("a:1"), lambda: TCPTransport("127.0.0.1:0")]
+)
+def test_an_address_is_the_same_behind_the_wire(make):
+    """TRA-06, TRA-27: there is no encoding of addresses alone, they are text in headers."""
+    transport = make()
+    request = TimeoutNowRequest(RPCHeader("a", transport.local_addr()))
+
+    assert decode_message(*encode_message(request)).header.address == transport.local_addr()
+    transport.close()

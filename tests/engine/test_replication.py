@@ -199,19 +199,32 @@ def test_a_new_entry_goes_out_at_once_and_is_not_sent_twice():
     assert [sent(r) for r in bench.pipeline.requests[-2:]] == [((1, 1), [3]), ((2, 3), [3])]
 
 
-def test_no_more_requests_are_on_the_way_than_the_window_allows():
-    """Departure 10."""
-    bench = Bench(1, max_inflight_appends=2).into_pipeline()
+@pytest.mark.parametrize(
+    ("config", "window"),
+    [
+        ({}, 2),
+        ({"max_inflight_appends": 1}, 1),
+        ({"max_inflight_appends": 2}, 2),
+        ({"max_inflight_appends": 10}, 10),
+    ],
+)
+def test_no_more_requests_are_on_the_way_than_the_window_allows(config, window):
+    """Departure 10; TRA-19, TRA-20, TRA-21, TRA-22.
+
+    Whoever sends counts, not the transport. The default is 2, 0 is refused (`test_config`), and a
+    window of 1 is a pipeline, too.
+    """
+    bench = Bench(1, **config).into_pipeline()
     bench.answer_pipeline(yes())
     count = len(bench.pipeline.requests)
 
-    for _ in range(5):
+    for _ in range(window + 3):
         bench.append(3)
-    assert len(bench.pipeline.requests) == count + 2
+    assert len(bench.pipeline.requests) == count + window
     bench.answer_pipeline(yes())
 
-    assert len(bench.pipeline.requests) == count + 3
-    assert sent(bench.pipeline.requests[-1]) == ((3, 3), [3, 3, 3])
+    assert len(bench.pipeline.requests) == count + window + 1
+    assert sent(bench.pipeline.requests[-1]) == ((window + 1, 3), [3, 3, 3])
 
 
 @pytest.mark.parametrize("config", [{"max_append_entries": 2}, {"max_append_bytes": 140}])

@@ -33,6 +33,7 @@ def pair():
 
 
 def test_it_offers_all_optional_contracts():
+    """TRA-07."""
     for contract in (WithClose, WithDelivery, WithIdentity, WithPeers, WithPreVote):
         assert isinstance(InmemTransport(), contract)
 
@@ -102,13 +103,16 @@ def test_requests_are_handed_over_by_reference(pair):
 
 
 def test_a_full_queue_times_out():
+    """TRA-08: a queue holds one request at least, which is taken in and then not answered."""
     a, b = InmemTransport("a", 0.02), InmemTransport("b", 0.02, queue_size=1)
     a.connect("b", b)
-    b.consumer()
 
+    with Answering(b, answer_with(RESPONSE)):
+        answered = a.append_entries("b", "b", REQUEST, PATIENCE)
     first = raised_by(lambda: a.append_entries("b", "b", REQUEST))
     second = raised_by(lambda: a.append_entries("b", "b", REQUEST))
 
+    assert answered == RESPONSE
     assert isinstance(first, RPCTimeoutError)
     assert str(first).startswith("command timed out")
     assert isinstance(second, RPCTimeoutError)

@@ -105,28 +105,55 @@ def test_a_connection_is_used_again(pair):
     assert transport_threads() == ["raft-b-accept", "raft-b-conn-1"]
 
 
-def test_as_many_connections_as_the_pool_holds_are_kept(make):
-    a, b = make("a", max_pool=2), make("b")
+def five_calls_at_once(a, b, meanwhile=lambda: None):
+    """The answers to five calls, all of which are under way while `meanwhile` is called."""
     kept = queue.Queue()
     b.deliver_to(kept.put)
     calls = [InBackground(lambda: a.append_entries("b", b.local_addr(), REQUEST)) for _ in range(5)]
     rpcs = [kept.get(timeout=PATIENCE) for _ in calls]
+    meanwhile()
     for rpc in rpcs:
         rpc.respond(RESPONSE)
-
-    assert [call.outcome() for call in calls] == [RESPONSE] * 5
-    assert a._pool.idle_count(("b", b.local_addr())) == 2
+    return [call.outcome() for call in calls]
 
 
-def test_streams_can_be_closed_and_calls_go_on(pair):
-    a, b = pair
-    a.append_entries("b", b.local_addr(), REQUEST)
+def idle_count(a, b):
+    return a._pool.idle_count(("b", b.local_addr()))
 
-    a.close_streams()
-    b.close_streams()
 
-    assert a._pool.idle_count(("b", b.local_addr())) == 0
-    assert a.append_entries("b", b.local_addr(), REQUEST) == RESPONSE
+def test_as_many_connections_as_the_pool_holds_are_kept(make):
+    """TRA-29."""
+    a, b = make("a", max_pool=3), make("b")
+
+    assert five_calls_at_once(a, b) == [RESPONSE] * 5
+    assert idle_count(a, b) == 3
+
+
+@pytest.mark.parametrize("whose", ["dialing", "dialed"])
+def test_streams_can_be_closed_and_calls_go_on(make, whose):
+    """TRA-11, with the part in the middle."""
+    a, b = make("a", max_pool=3), make("b", max_pool=2)
+
+    for _ in range(2):
+        assert five_calls_at_once(a, b) == [RESPONSE] * 5
+        assert idle_count(a, b) == 3
+        (a if whose == "dialing" else b).close_streams()
+        assert idle_count(a, b) == (0 if whose == "dialing" else 3)
+
+    assert five_calls_at_once(a, b) == [RESPONSE] * 5
+    assert idle_count(a, b) == 3
+
+
+@pytest.mark.parametrize("whose", ["dialing", "dialed"])
+def test_streams_closed_while_in_use_end_with_their_answer(make, monkeypatch, whose):
+    a, b = make("a", max_pool=5), make("b")
+    ended = queue.Queue()
+    monkeypatch.setattr(b._server, "forget", ended.put)
+
+    answers = five_calls_at_once(a, b, (a if whose == "dialing" else b).close_streams)
+
+    assert answers == [RESPONSE] * 5
+    assert len({ended.get(timeout=PATIENCE) for _ in range(5)}) == 5
 
 
 def test_a_restarted_peer_costs_no_call(make):
@@ -176,6 +203,8 @@ def test_after_a_timeout_the_late_answer_is_not_taken_for_the_next(make):
 
 
 def test_the_address_provider_is_asked_first_and_may_fail(make, caplog):
+    """TRA-28: the provider wins in dialing; headers carry the sender's own address as it is."""
+
     class Book:
         def server_addr(self, server_id):
             if server_id != "b":
@@ -409,6 +438,7 @@ def test_a_caller_that_gave_up_does_not_hold_a_thread(make, monkeypatch):
 
 
 def test_failures_to_accept_are_paused_after(caplog):
+    """TRA-30: twelve accepts and lines in the first 4.3 seconds of pauses."""
     pauses = []
 
     class Recording(ThreadRuntime):
@@ -445,7 +475,80 @@ def test_failures_to_accept_are_paused_after(caplog):
     assert transport_threads() == []
 
 
+def test_closing_ends_the_pause_after_a_failure(monkeypatch):
+    """TRA-30: the loop ends when the transport is closed."""
+    monkeypatch.setattr(server, "_ACCEPT_PAUSE", 600.0)
+    monkeypatch.setattr(server, "_ACCEPT_PAUSE_MAX", 600.0)
+    failed = threading.Event()
+
+    class Failing:
+        def local_addr(self):
+            return "nowhere:1"
+
+        def accept(self, timeout):
+            failed.set()
+            raise OSError("too many open files")
+
+        def close(self):
+            pass
+
+        def abandon(self):
+            pass
+
+    transport = NetworkTransport(Failing())
+    transport.consumer()
+    assert failed.wait(PATIENCE)
+
+    transport.close()
+
+    assert transport_threads() == []
+
+
 # ---- pipelines ----
+
+
+def pipelined(pipeline, count, meanwhile=lambda: None):
+    """The answers and errors to so many requests; `meanwhile` is called after ten of them."""
+    outcomes = []
+    for number in range(count):
+        if number == 10:
+            meanwhile()
+        try:
+            pipeline.append_entries(REQUEST)
+        except TransportError as exc:
+            outcomes.append(exc)
+    for _ in range(count - len(outcomes)):
+        try:
+            outcomes.append(pipeline.receive(PATIENCE))
+        except TransportError as exc:
+            outcomes.append(exc)
+    return outcomes
+
+
+def test_a_pipeline_to_a_peer_that_closes_its_streams_fails_and_the_next_works(make):
+    """TRA-17, TRA-18."""
+    book = {}
+
+    class Book:
+        def server_addr(self, server_id):
+            return book[server_id]
+
+    a = make("a", server_address_provider=Book())
+    b = make("b", server_address_provider=Book())
+    book["b"] = b.local_addr()
+    b.deliver_to(answer_with(RESPONSE))
+    first = a.append_entries_pipeline("b", "nowhere:1")
+
+    broken = pipelined(first, 100, b.close_streams)
+    second = a.append_entries_pipeline("b", "nowhere:1")
+    whole = pipelined(second, 100)
+
+    assert len(broken) == 100
+    assert {type(outcome) for outcome in broken} <= {type(RESPONSE), ConnectionLostError}
+    assert isinstance(broken[-1], ConnectionLostError)
+    assert whole == [RESPONSE] * 100
+    first.close()
+    second.close()
 
 
 def test_a_pipeline_whose_peer_goes_away_ends(make):

@@ -56,9 +56,10 @@ def test_port_zero_takes_a_free_one_and_tells(layer):
 
 @pytest.mark.parametrize("bind", ["0.0.0.0:0", ":0", "[::]:0"])
 def test_an_address_nobody_can_dial_asks_for_another(bind):
+    """TRA-31, TRA-32."""
     before = open_descriptors()
 
-    with pytest.raises(InvalidConfigError, match="advertise") as caught:
+    with pytest.raises(InvalidConfigError, match="not advertisable: pass advertise=") as caught:
         TCPTransport(bind)
 
     assert isinstance(caught.value, ValueError)
@@ -72,6 +73,7 @@ def test_an_advertised_address_must_be_one_to_dial(advertise):
 
 
 def test_the_advertised_address_is_the_local_one():
+    """TRA-33."""
     transport = TCPTransport("0.0.0.0:0", advertise="node.example:12345")
 
     assert transport.local_addr() == "node.example:12345"
