@@ -16,9 +16,7 @@ timeout of a few seconds:
 
 What a transport need not offer (`WithPreVote`, `WithIdentity`, `WithDelivery`) is tested where it
 does. A transport that declines pipelining takes the other classes one by one. The first `consumer`
-is where a transport may begin to serve.
-
-Ids such as TRA-02 stand for scenarios of the original's own tests.
+is where a transport may begin to serve. Ids such as TRA-02 stand for the original's own tests.
 """
 
 from __future__ import annotations
@@ -489,9 +487,7 @@ class ClosingContract:
 
         assert isinstance(error, TransportShutdownError)
 
-    def test_a_closed_transport_refuses_calls_and_may_be_closed_again(
-        self, transports: Pair
-    ) -> None:
+    def test_a_closed_transport_refuses_calls_and_closes_again(self, transports: Pair) -> None:
         """TRA-01, TRA-10."""
         a, b = transports
         address = b.local_addr()
