@@ -51,6 +51,9 @@ class Config:
     """A leader without contact to a quorum for this long steps down."""
     no_snapshot_restore_on_start: bool = False
     """The FSM keeps its state itself: do not restore the newest snapshot into it at start."""
+    restore_committed_logs: bool = False
+    """Keep the commit index with the log, and apply what it covers before the node starts. Needs a
+    log store that tracks commits, as `SQLiteStore` does; the index is that of the last write."""
     pre_vote_disabled: bool = False
     """Campaign without asking first whether the election could be won (thesis 9.6)."""
     notify_ch: LatestValue | None = None

@@ -67,12 +67,11 @@ def receive_append_entries(core: Core, rpc: RPC, request: AppendEntriesRequest) 
             )
         )
         return
-    _store(core, _new_entries(core, request))
+    # Departure 1: only what this request has shown to match may be committed, never less than is.
+    commit = min(request.leader_commit, request.prev_log_index + len(request.entries))
+    _store(core, _new_entries(core, request), commit)
     # What was committed before our own disk had it (law 3) may have come back only now.
     core.fsm.commit(core.state.commit_index)
-    # Departure 1: only what this request has shown to match may be committed, never less than is.
-    matched = request.prev_log_index + len(request.entries)
-    commit = min(request.leader_commit, matched)
     if commit > core.state.commit_index:
         core.apply_committed(commit)
     core.state.touch(core.runtime.monotonic())
@@ -137,7 +136,7 @@ def _checked(logs: Sequence[Log]) -> Sequence[Log]:
     return [log.sealed() for log in logs]
 
 
-def _store(core: Core, logs: Sequence[Log]) -> None:
+def _store(core: Core, logs: Sequence[Log], commit: int) -> None:
     """Make new entries durable, in place of whatever stood at and behind the first of them."""
     if not logs:
         return
@@ -150,7 +149,7 @@ def _store(core: Core, logs: Sequence[Log]) -> None:
     members = core.membership
     if first <= min(members.committed_index, core.raft_log.last_index()):
         raise RaftInternalError(f"truncating the committed configuration at {first}")
-    core.write("entries", lambda: core.raft_log.replace_suffix(first, logs))
+    core.write("entries", lambda: core.raft_log.replace_suffix(first, logs, commit))
     members.truncate(first)
     for index, configuration in configurations:
         # Law 3: one committed before our own disk had it comes back, and is known already.

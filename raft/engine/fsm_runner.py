@@ -155,11 +155,17 @@ class FsmRunner:
     def start_from(self, meta: SnapshotMeta, *, read: bool) -> None:
         """Begin at a snapshot, restored into the FSM unless it keeps its own state."""
         if read:
-            self._machine.restore(meta)
+            self._machine.restore(meta, self._runtime)
         else:
             self._machine.move_to(meta)
         self._commit_index = meta.index
         self._state.set_applied(meta.index)
+
+    def apply_upto(self, index: int) -> None:
+        """Apply what is known to be committed; raises what halts a node."""
+        self._commit_index = index
+        while self._machine.position.index < index:
+            self._apply_some()
 
     # ---- the FSM thread ----
 
@@ -236,7 +242,7 @@ class FsmRunner:
 
     def _restore_now(self, meta: SnapshotMeta) -> None:
         try:
-            self._machine.restore(meta)
+            self._machine.restore(meta, self._runtime)
         except Exception as error:  # noqa: BLE001 - user code and its data: poisons the FSM
             self._restore_failed(meta, error)
             return

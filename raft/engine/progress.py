@@ -1,12 +1,18 @@
-"""Streams that count what passes, and hold it to a rate."""
+"""Streams that count what passes, hold it to a rate, and report on it."""
 
 from __future__ import annotations
+
+import logging
 
 from raft.errors import SnapshotError
 from raft.messages import SnapshotReader
 from raft.runtime import Event, Runtime
+from raft.types import SnapshotMeta
+
+_log = logging.getLogger(__name__)
 
 _BURST_SECONDS = 0.05  # a rate is kept over this long, so that small reads need no waiting
+_REPORT_SECONDS = 10.0  # between two reports on a restore
 
 
 class CountingReader:
@@ -50,3 +56,45 @@ class CountingReader:
     def close(self) -> None:
         """Close the stream inside."""
         self._reader.close()
+
+
+class RestoreReader:
+    """Logs how far an FSM has read a snapshot: every ten seconds, and at the end."""
+
+    def __init__(self, runtime: Runtime, reader: SnapshotReader, meta: SnapshotMeta) -> None:
+        self._runtime = runtime
+        self._reader = reader
+        self._meta = meta
+        self._count = 0
+        self._report_at = runtime.monotonic() + _REPORT_SECONDS
+        self._is_closed = False
+
+    def wrapped(self) -> SnapshotReader:
+        """Return the stream inside."""
+        return self._reader
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read from the stream inside."""
+        data = self._reader.read(size)
+        self._count += len(data)
+        if self._runtime.monotonic() >= self._report_at:
+            self._report()
+        return data
+
+    def close(self) -> None:
+        """Report for the last time, and close the stream inside; may be called twice."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._report()
+        self._reader.close()
+
+    def _report(self) -> None:
+        self._report_at = self._runtime.monotonic() + _REPORT_SECONDS
+        size = self._meta.size
+        _log.info(
+            "snapshot restore progress id=%s read_bytes=%d size=%d percent_complete=%.2f%%",
+            self._meta.id,
+            self._count,
+            size,
+            100 * self._count / size if size else 100,
+        )

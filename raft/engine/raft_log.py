@@ -11,13 +11,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from raft.errors import (
+    IncompatibleLogStoreError,
     LogCompactedError,
     LogCorruptError,
     LogGapError,
     LogNotFoundError,
     RaftInternalError,
 )
-from raft.interfaces import LogStore, RangeLogStore, SuffixReplacingLogStore
+from raft.interfaces import (
+    CommitTrackingLogStore,
+    LogStore,
+    RangeLogStore,
+    SuffixReplacingLogStore,
+)
 from raft.runtime import Runtime
 from raft.types import NO_ENTRY, NO_INDEX, NO_TERM, EntryID, Log
 
@@ -38,6 +44,7 @@ class RaftLog:
         self._store = store
         self._replacing = store if isinstance(store, SuffixReplacingLogStore) else None
         self._ranged = store if isinstance(store, RangeLogStore) else None
+        self._tracking: CommitTrackingLogStore | None = None
         self._memory_bytes = memory_bytes
         self._delete_step = _DELETE_STEP
         self._lock = runtime.lock()  # guards all below
@@ -46,6 +53,28 @@ class RaftLog:
         self._durable_index = NO_INDEX
         self._boundary = NO_ENTRY
         self._tail_open = False
+
+    # ---- how far it was committed, as far as the store was told ----
+
+    def track_commits(self) -> None:
+        """Have the store keep a commit index beside the entries; before the node runs."""
+        if not isinstance(self._store, CommitTrackingLogStore):
+            raise IncompatibleLogStoreError(
+                f"restore_committed_logs needs a log store that tracks commits, which"
+                f" {type(self._store).__name__} does not: use another, or unset it"
+            )
+        self._tracking = self._store
+
+    def tracked_commit_index(self) -> int:
+        """Return how far the log was committed at least when it was last written; 0 if unknown."""
+        if self._tracking is None:
+            return NO_INDEX
+        return min(self._tracking.get_commit_index(), self._durable_index)
+
+    def _stage(self, commit_index: int, logs: Sequence[Log]) -> None:
+        """Have the transaction that comes now write the commit index, too."""
+        if self._tracking is not None and commit_index:
+            self._tracking.stage_commit_index(min(commit_index, logs[-1].index))
 
     # ---- what is where ----
 
@@ -147,14 +176,18 @@ class RaftLog:
             self._tail_open = True
             self._recent.append(logs)
 
-    def store_tail(self) -> int:
-        """Store the tail in one transaction; disk thread. Return the last durable index."""
+    def store_tail(self, commit_index: int = NO_INDEX) -> int:
+        """Store the tail in one transaction; disk thread. Return the last durable index.
+
+        `commit_index` is what a quorum is known to have; it may be beyond the tail.
+        """
         with self._lock:
             if not self._tail_open:
                 return self._durable_index
             first = max(self._durable_index + 1, self._recent.first)
             tail = self._recent.run(first, self._recent.last.index)
         if tail:
+            self._stage(commit_index, tail)
             self._store.store_logs(tail)
             with self._lock:
                 self._durable_index = tail[-1].index
@@ -169,14 +202,18 @@ class RaftLog:
 
     # ---- the follower's write, compaction, snapshots: disk thread ----
 
-    def replace_suffix(self, first: int, logs: Sequence[Log]) -> None:
-        """Store entries from `first` on in place of all that was there; returns when durable."""
+    def replace_suffix(self, first: int, logs: Sequence[Log], commit_index: int = NO_INDEX) -> None:
+        """Store entries from `first` on in place of all that was there; returns when durable.
+
+        `commit_index` as for `store_tail`.
+        """
         last_index = self._recent.last.index
         if first > self.last_index() + 1:
             raise RaftInternalError(
                 f"storing {first} after {last_index}: the log would have a hole"
             )
         conflict = first <= last_index
+        self._stage(commit_index, logs)
         if not conflict:
             self._store.store_logs(logs)
         elif self._replacing is not None:

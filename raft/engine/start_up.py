@@ -18,10 +18,13 @@ def load_state(core: Core) -> None:
     """Bring a new node's memory to what its stores hold; the constructing thread.
 
     Raises:
+        IncompatibleLogStoreError: the log store cannot do what `restore_committed_logs` needs.
         SnapshotError: there are snapshots, but none can be read.
         LogGapError: the log does not join the newest snapshot that can be read.
         LogCorruptError: an entry does not match its checksum.
     """
+    if core.config.restore_committed_logs:
+        core.raft_log.track_commits()
     core.load_cluster_id()
     meta = _restore_newest(core)
     if meta is not None:
@@ -36,6 +39,7 @@ def load_state(core: Core) -> None:
         core.raft_log.drop_all(core.raft_log.boundary())
     _load_term(core)
     core.scan_configurations(core.raft_log.boundary().index + 1)
+    _apply_committed(core)
     core.publish_log()
     core.log.info(
         "initial configuration index=%d servers=%s",
@@ -53,6 +57,15 @@ def _load_term(core: Core) -> None:
         hard_state.save(core.stable)
     core.hard_state = hard_state
     core.state.set_term(hard_state.term)
+
+
+def _apply_committed(core: Core) -> None:
+    """Apply what the store says was committed, before anybody reads the FSM."""
+    upto = core.raft_log.tracked_commit_index()
+    if upto > core.state.commit_index:
+        core.fsm.apply_upto(upto)
+        core.state.set_commit_index(upto)
+        core.membership.commit(upto)
 
 
 def _restore_newest(core: Core) -> SnapshotMeta | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raft.codec import decode_configuration
+from raft.engine.progress import RestoreReader
 from raft.errors import (
     FSMError,
     FSMHaltError,
@@ -19,6 +20,7 @@ from raft.errors import (
     RaftInternalError,
 )
 from raft.interfaces import FSM, BatchingFSM, ConfigurationStore, FSMSnapshot, SnapshotStore
+from raft.runtime import THREADS, Runtime
 from raft.types import (
     EMPTY_CONFIGURATION,
     NO_ENTRY,
@@ -116,9 +118,10 @@ class StateMachine:
         """Count as having applied nothing: a restore failed half way (departure 9)."""
         self.position = NO_ENTRY
 
-    def restore(self, meta: SnapshotMeta) -> None:
+    def restore(self, meta: SnapshotMeta, runtime: Runtime = THREADS) -> None:
         """Replace the FSM's state by a snapshot's; raises whatever user code does."""
-        _, reader = self._snapshots.open(meta.id)
+        opened, inside = self._snapshots.open(meta.id)
+        reader = RestoreReader(runtime, inside, opened)
         try:
             self._fsm.restore(reader)
         finally:

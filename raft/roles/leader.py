@@ -200,7 +200,7 @@ class Leader(Role):
 
     def _store_tail(self) -> None:
         """Store all that is not durable yet; dispatches that came meanwhile go along."""
-        self.core.raft_log.store_tail()
+        self.core.raft_log.store_tail(self.commitment.commit_index)
 
     def _tail_written(self, write: Write) -> None:
         """Law 3: our own match moves when the transaction has returned, in this leadership only."""

@@ -28,6 +28,8 @@ class InmemStore:
         # Invariant: the lowest and highest key of _logs, NO_INDEX when it is empty.
         self._first = NO_INDEX
         self._last = NO_INDEX
+        self._commit_index = NO_INDEX
+        self._staged_commit_index = NO_INDEX
         self._values: dict[bytes, bytes] = {}
         self._numbers: dict[bytes, int] = {}
 
@@ -94,6 +96,9 @@ class InmemStore:
         indexes = [log.index for log in logs]
         self._first = min(self._first or indexes[0], *indexes)
         self._last = max(self._last, *indexes)
+        if self._staged_commit_index:
+            self._commit_index = min(self._staged_commit_index, max(indexes))
+            self._staged_commit_index = NO_INDEX
 
     def _delete(self, first: int, last: int) -> None:
         first, last = max(first, self._first), min(last, self._last)
@@ -106,6 +111,18 @@ class InmemStore:
             self._first = last + 1 if last + 1 in self._logs else min(self._logs, default=NO_INDEX)
         if last == self._last:
             self._last = first - 1 if first - 1 in self._logs else max(self._logs, default=NO_INDEX)
+
+    # ---- CommitTrackingLogStore ----
+
+    def stage_commit_index(self, index: int) -> None:
+        """Remember the commit index; the next append stores it, no higher than its last entry."""
+        with self._lock:
+            self._staged_commit_index = index
+
+    def get_commit_index(self) -> int:
+        """Return the commit index stored, 0 for none; never above the last index."""
+        with self._lock:
+            return min(self._commit_index, self._last)
 
     # ---- StableStore ----
 

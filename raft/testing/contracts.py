@@ -283,6 +283,17 @@ class CommitTrackingContract(_Contract):
         store.store_logs(entries(1, 5))
 
         assert store.get_commit_index() == 5
+        store.store_logs(entries(6, 60))
+        assert store.get_commit_index() == 5
+
+    def test_the_commit_index_does_not_outlive_its_entries(self, store: Any) -> None:
+        store.stage_commit_index(5)
+        store.store_logs(entries(1, 5))
+
+        store.delete_range(3, 5)
+        assert store.get_commit_index() == 2
+        store.delete_range(1, 2)
+        assert store.get_commit_index() == 0
 
 
 class StableStoreContract(_Contract):

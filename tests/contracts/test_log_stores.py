@@ -4,6 +4,7 @@ import pytest
 
 from raft.stores import InmemStore, LogCache
 from raft.testing.contracts import (
+    CommitTrackingContract,
     LogStoreContract,
     RangeContract,
     StableStoreContract,
@@ -11,14 +12,22 @@ from raft.testing.contracts import (
 )
 
 
-class TestInmemStore(LogStoreContract, SuffixReplacingContract, RangeContract, StableStoreContract):
+class TestInmemStore(
+    LogStoreContract,
+    SuffixReplacingContract,
+    RangeContract,
+    CommitTrackingContract,
+    StableStoreContract,
+):
     @pytest.fixture
     def store(self):
         return InmemStore()
 
 
 @pytest.mark.parametrize("capacity", [1, 16, 4096])
-class TestLogCache(LogStoreContract, SuffixReplacingContract, RangeContract):
+class TestLogCache(
+    LogStoreContract, SuffixReplacingContract, RangeContract, CommitTrackingContract
+):
     @pytest.fixture
     def store(self, capacity):
         return LogCache(capacity, InmemStore())

@@ -162,23 +162,13 @@ def test_a_staged_commit_index_is_lost_with_the_append_that_failed(store):
     assert store.get_commit_index() == 0
 
 
-def test_a_commit_index_beyond_its_append_does_not_rise_with_later_entries(store):
-    store.stage_commit_index(50)
-    store.store_logs(entries(1, 5))
-
-    store.store_logs(entries(6, 60))
-
-    assert store.get_commit_index() == 5
-
-
-def test_the_commit_index_does_not_outlive_its_entries(store):
+def test_a_replaced_suffix_takes_its_commit_index_along(store):
     store.stage_commit_index(5)
     store.store_logs(entries(1, 5))
 
     store.replace_suffix(3, [])
+
     assert store.get_commit_index() == 2
-    store.delete_range(1, 2)
-    assert store.get_commit_index() == 0
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ there, so that a change of schedule costs time and not the proof.
 
 import pytest
 
-from raft.engine import commitment, core, request_vote, state
+from raft.engine import commitment, core, raft_log, request_vote, state
 from raft.errors import NotLeaderError
 from raft.roles import leader
 from raft.testing.simulation.scenario import SeedFailedError, run_seed
@@ -65,3 +65,13 @@ def test_a_lost_command_that_is_called_not_applied_is_found(monkeypatch):
     monkeypatch.setattr(leader, "LeadershipLostError", NotLeaderError)
 
     assert "applied refused" in found(0, nodes=3)
+
+
+def test_a_commit_index_kept_for_entries_that_no_quorum_has_is_found(monkeypatch):
+    def stage(self, commit_index, logs):
+        if self._tracking is not None:
+            self._tracking.stage_commit_index(logs[-1].index)
+
+    monkeypatch.setattr(raft_log.RaftLog, "_stage", stage)
+
+    assert "InvariantViolation: " in found(5, nodes=3)

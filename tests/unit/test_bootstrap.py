@@ -74,9 +74,9 @@ def test_a_snapshots_configuration_counts_up_to_its_index():
 
 def test_a_log_that_the_snapshot_has_replaced_is_not_asked():
     """Law 4."""
-    log = [configuration_entry(1, 1, MEMBERS), configuration_entry(2, 9, BIGGER)]
+    log = [configuration_entry(1, 1, MEMBERS), *entries(2, terms=(1, 9))]
 
-    assert offline(log, snapshot=(3, OTHER)) == OTHER
+    assert offline([*log, configuration_entry(4, 9, BIGGER)], snapshot=(3, OTHER)) == OTHER
 
 
 def test_what_cannot_be_trusted_is_an_error():

@@ -29,6 +29,7 @@ class Content:
     """What is on a disk."""
 
     logs: dict[int, Log] = field(default_factory=dict)
+    commit_index: int = NO_INDEX
     values: dict[bytes, bytes] = field(default_factory=dict)
     numbers: dict[bytes, int] = field(default_factory=dict)
     snapshots: dict[str, tuple[SnapshotMeta, bytes]] = field(default_factory=dict)
@@ -93,11 +94,12 @@ class SimDisk:
 
 
 class SimStore:
-    """Log and stable store of one incarnation: a `LogStore` and `StableStore`, with ranges."""
+    """Log and stable store of one incarnation: with ranges, and a commit index beside the log."""
 
     def __init__(self, disk: SimDisk, process: SimRuntime) -> None:
         self._disk = disk
         self._process = process
+        self._staged = NO_INDEX  # the commit index that the next append makes durable
 
     def _content(self) -> Content:
         """Be a switch point, then read."""
@@ -143,14 +145,31 @@ class SimStore:
 
     def store_logs(self, logs: Sequence[Log]) -> None:
         """Store entries, all or none."""
+        if logs:
+            self._commit(self._append(logs))
+
+    def _append(self, logs: Sequence[Log]) -> Change:
         kept = list(logs)
-        if kept:
-            self._disk.stored(kept)
-            self._commit(lambda content: content.logs.update((log.index, log) for log in kept))
+        self._disk.stored(kept)
+        commit_index, self._staged = min(self._staged, kept[-1].index), NO_INDEX
+
+        def change(content: Content) -> None:
+            content.logs.update((log.index, log) for log in kept)
+            content.commit_index = commit_index or content.commit_index
+
+        return change
 
     def delete_range(self, first: int, last: int) -> None:
         """Delete the entries from `first` to `last`, both included."""
         self._commit(lambda content: _delete(content, first, last))
+
+    def stage_commit_index(self, index: int) -> None:
+        """Remember the commit index; the next append stores it."""
+        self._staged = index
+
+    def get_commit_index(self) -> int:
+        """Return the durable commit index, 0 for none; never above the last index."""
+        return min(self._disk.content.commit_index, self.last_index())
 
     # ---- StableStore ----
 
@@ -182,15 +201,17 @@ class SimReplacingStore(SimStore):
 
     def replace_suffix(self, first: int, logs: Sequence[Log]) -> None:
         """Delete all entries from `first` on and store `logs`, all of it or nothing."""
-        kept = list(logs)
-        if kept:
-            self._disk.stored(kept)
+        append = self._append(logs) if logs else _change_nothing
 
         def change(content: Content) -> None:
             _delete(content, first, max(content.logs, default=NO_INDEX))
-            content.logs.update((log.index, log) for log in kept)
+            append(content)
 
         self._commit(change)
+
+
+def _change_nothing(_: Content) -> None:
+    """Append nothing."""
 
 
 def _delete(content: Content, first: int, last: int) -> None:

@@ -245,6 +245,7 @@ def _draw_configuration(scheduler: Scheduler) -> Callable[[Config], None]:
     window = chance.choice((1, 2, 4))
     no_pre_vote = chance.random() < 0.25
     shutdown_on_remove = chance.random() < 0.5
+    restore_committed = chance.random() < 0.5
 
     def configure(config: Config) -> None:
         config.heartbeat_timeout = TIMEOUT
@@ -259,6 +260,7 @@ def _draw_configuration(scheduler: Scheduler) -> Callable[[Config], None]:
         config.max_inflight_appends = window
         config.pre_vote_disabled = no_pre_vote
         config.shutdown_on_remove = shutdown_on_remove
+        config.restore_committed_logs = restore_committed
         config.disk_stall_timeout = 2.0
 
     return configure

@@ -1,0 +1,76 @@
+"""What is logged while a snapshot is restored."""
+
+import io
+
+import pytest
+
+from raft.engine.progress import RestoreReader
+from raft.snapshots import InmemSnapshotStore
+from raft.testing.fsm import RecordedSnapshot
+from raft.testing.manual import ManualRuntime
+from raft.testing.script import ScriptedNode, entries, servers
+from raft.types import Configuration, SnapshotMeta
+
+
+@pytest.fixture
+def runtime():
+    return ManualRuntime()
+
+
+@pytest.fixture
+def lines(caplog):
+    caplog.set_level("INFO", logger="raft.engine.progress")
+    return lambda: [r.getMessage() for r in caplog.records if r.name == "raft.engine.progress"]
+
+
+def reader(runtime, content, size=None):
+    size = len(content) if size is None else size
+    meta = SnapshotMeta("1-3-5", 3, 1, Configuration(), 1, size)
+    return RestoreReader(runtime, io.BytesIO(content), meta)
+
+
+def test_a_fast_restore_is_reported_once_at_its_end(runtime, lines):
+    """SNP-06; as in all our messages the number is a `key=value` of the line."""
+    snapshots = InmemSnapshotStore(runtime=runtime)
+    sink = snapshots.create(1, 3, 1, servers("n1"), 1)
+    RecordedSnapshot(entries(2, terms=(1, 1))).persist(sink)
+    sink.close()
+
+    ScriptedNode(snapshots=snapshots, runtime=runtime)
+
+    (line,) = lines()
+    assert line.startswith(f"snapshot restore progress id={snapshots.list()[0].id} ")
+    assert line.endswith("percent_complete=100.00%")
+
+
+def test_a_slow_restore_is_reported_every_ten_seconds(runtime, lines):
+    slow = reader(runtime, b"x" * 30)
+    for _ in range(3):
+        runtime.advance(9.0)
+        slow.read(10)
+    slow.close()
+    slow.close()
+
+    assert [line.split("=")[-1] for line in lines()] == ["66.67%", "100.00%"]
+
+
+def test_a_restore_that_breaks_off_says_where(runtime, lines):
+    broken = reader(runtime, b"x" * 40)
+    broken.read(10)
+    broken.close()
+
+    assert lines()[0].endswith("read_bytes=10 size=40 percent_complete=25.00%")
+
+
+def test_an_empty_snapshot_is_complete(runtime, lines):
+    reader(runtime, b"").close()
+
+    assert lines()[0].endswith("percent_complete=100.00%")
+
+
+def test_the_stream_inside_is_there_for_an_fsm_that_wants_it(runtime):
+    outer = reader(runtime, b"content")
+
+    assert outer.wrapped().read() == b"content"
+    outer.close()
+    assert outer.wrapped().closed
