@@ -171,6 +171,7 @@ class TLSStream(SocketStream):
     """A stream whose bytes are encoded on their way to the socket and back.
 
     After an error in `send` it is of no more use, as bytes may have been encoded that never left.
+    It ends without TLS's own farewell: a message says how long it is, so nobody can cut one short.
     """
 
     def __init__(
