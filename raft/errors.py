@@ -190,6 +190,13 @@ class CommittedConflictError(RaftInternalError):
     """
 
 
+class UnsettledSnapshotError(RaftInternalError):
+    """This node holds a user restore that never took hold: its cluster went on without it.
+
+    Remove the server from the cluster, empty its directory, and add it again.
+    """
+
+
 class KeyNotFoundError(RaftError, LookupError):
     """The stable store has no value for this key."""
 

@@ -218,13 +218,23 @@ class SnapshotStore(Protocol):
         *,
         unsettled: bool = False,
     ) -> SnapshotSink:
-        """Begin a snapshot; it is listed once its sink is closed."""
+        """Begin a snapshot; it is listed once its sink is closed.
+
+        An `unsettled` one may yet turn out never to have happened: it takes no other's place, and
+        no other takes its, until `settle` or `remove`.
+        """
 
     def list(self) -> Sequence[SnapshotMeta]:
         """Return the snapshots kept, newest first: by term, index, id."""
 
     def open(self, snapshot_id: str) -> tuple[SnapshotMeta, SnapshotReader]:
         """Return a snapshot's metadata and content, its checksum verified; else raise."""
+
+    def settle(self, snapshot_id: str) -> None:
+        """Take the mark off an unsettled snapshot, durably; one without it stays as it is."""
+
+    def remove(self, snapshot_id: str) -> None:
+        """Remove a snapshot; one that is absent does not matter."""
 
 
 # ---- transports ----

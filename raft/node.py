@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
 
 from raft.config import Config, ReloadableConfig, validate_config
 from raft.engine.append_entries import answer_heartbeat
-from raft.engine.assembly import assemble
+from raft.engine.assembly import NodeHost, assemble
 from raft.engine.core import Core, StoppingError
 from raft.engine.inbox import (
     Apply,
@@ -23,6 +22,7 @@ from raft.engine.inbox import (
     ReadBarrier,
     SnapshotTaken,
     TransferLeadership,
+    UserRestore,
     VerifyLeader,
 )
 from raft.engine.install_snapshot import SnapshotReceiver
@@ -46,6 +46,7 @@ from raft.interfaces import (
     Transport,
     WithIdentity,
 )
+from raft.messages import SnapshotReader
 from raft.observer import Events, LatestValue, Observation, ObservationData, Observer
 from raft.roles.base import Role
 from raft.roles.candidate import Candidate
@@ -53,7 +54,6 @@ from raft.roles.follower import Follower
 from raft.roles.leader import Leader
 from raft.runtime import (
     THREADS,
-    Condition,
     Deadline,
     ForkGuard,
     Runtime,
@@ -67,6 +67,7 @@ from raft.types import (
     RaftState,
     ServerAddress,
     ServerID,
+    SnapshotMeta,
 )
 
 _ROLES: dict[RaftState, type[Role]] = {
@@ -74,18 +75,6 @@ _ROLES: dict[RaftState, type[Role]] = {
     RaftState.CANDIDATE: Candidate,
     RaftState.LEADER: Leader,
 }
-
-
-class _Host:
-    """What futures need of their node."""
-
-    def __init__(self, runtime: Runtime, events: Events) -> None:
-        self._runtime = runtime
-        self.run_callback = events.run_callback
-        self.is_fsm_thread: Callable[[], bool] = lambda: False
-
-    def condition(self) -> Condition | None:
-        return None if self._runtime is THREADS else self._runtime.condition()
 
 
 class Raft:
@@ -117,7 +106,7 @@ class Raft:
         self._runtime = runtime
         self._config = config
         self._events = Events(runtime)
-        self._host = _Host(runtime, self._events)
+        self._host = NodeHost(runtime, self._events)
         self._budget = ByteBudget(runtime, config.max_pending_bytes)
         self._reload_lock = runtime.lock()  # one reload at a time
         self._role: Role | None = None  # the main thread's, and what shutdown must answer for
@@ -445,6 +434,25 @@ class Raft:
         else:
             self._snapshotter.request(future)
         return future
+
+    def restore(
+        self, meta: SnapshotMeta, reader: SnapshotReader, timeout: float | None = None
+    ) -> None:
+        """Replace the state of the whole cluster by a snapshot, as for disaster recovery.
+
+        Only on the leader. `meta` and `reader` are what `snapshot().open()` or a store's `open`
+        returned, of this cluster or another; `meta.size` bytes are read, the reader stays open.
+        Blocks until a majority has installed the snapshot; `timeout`, as in `apply`, is only for
+        the wait in the queue. Meanwhile writes fail with `RestoreInProgressError`.
+
+        Raises:
+            NotAppliedError: nothing was changed; among others `NotLeaderError`.
+            SnapshotError: the snapshot was not what `meta` says; nothing was changed.
+            OutcomeUnknownError: leadership was lost; look at the state before trying again.
+        """
+        future: IndexFuture[None] = IndexFuture(self._host)
+        self._submit(UserRestore(meta, reader, future), self._deadline(timeout))
+        future.result()
 
     # ---- numbers: none of these blocks ----
 

@@ -29,7 +29,7 @@ class Group(NamedTuple):
     lowest_only: bool = False  # of the floors below, may it import 0 and 1 alone?
 
 
-PARTS = "state disk raft_log membership commitment inbox progress state_machine fsm_runner"
+PARTS = "state disk raft_log membership commitment inbox progress state_machine fsm_runner settling"
 RUNNERS = (
     "append_entries request_vote install_snapshot heartbeat replication snapshotter first_start"
     " start_up recovery lifecycle assembly stats"
@@ -53,7 +53,7 @@ GROUPS = {
     "snapshots": Group(2, "raft.snapshots raft.snapshots.*"),
     "transport": Group(2, "raft.transport raft.transport.*"),
     "role": Group(3, "raft.roles.base"),
-    "lease": Group(3, _within("raft.roles", "lease peers transfer changes"), "role"),
+    "lease": Group(3, _within("raft.roles", "lease peers transfer changes user_restore"), "role"),
     "follower": Group(3, "raft.roles.follower raft.roles.candidate", "role"),
     "leader": Group(3, "raft.roles raft.roles.leader", "role lease"),
     "node": Group(4, "raft.node raft.bootstrap"),

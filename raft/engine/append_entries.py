@@ -16,9 +16,10 @@ from raft.errors import (
     RaftInternalError,
     RemoteError,
     StorageFailedError,
+    UnsettledSnapshotError,
 )
 from raft.messages import RPC, AppendEntriesRequest, AppendEntriesResponse
-from raft.types import Log, RaftState
+from raft.types import NO_INDEX, Log, RaftState, SnapshotMeta
 
 
 def answer_heartbeat(core: Core, rpc: RPC) -> None:
@@ -82,6 +83,9 @@ def receive_append_entries(core: Core, rpc: RPC, request: AppendEntriesRequest) 
 def _has_previous(core: Core, request: AppendEntriesRequest) -> bool:
     """The consistency check of log matching (§5.3): is the entry before the new ones ours, too?"""
     index, term = request.prev_log_index, request.prev_log_term
+    unsettled = core.unsettled.meta
+    if unsettled is not None and index < unsettled.index:
+        return _may_go_back(unsettled, request)
     try:
         own_term = core.raft_log.term_at(index)
     except LogNotFoundError:
@@ -93,9 +97,25 @@ def _has_previous(core: Core, request: AppendEntriesRequest) -> bool:
     return False
 
 
+def _may_go_back(unsettled: SnapshotMeta, request: AppendEntriesRequest) -> bool:
+    """Departure 19: a leader goes back to before a user restore that we hold, and it may not.
+
+    It is refused until it sends a snapshot, or shows by entries from the first on that its whole
+    log lacks the restore: a later leader that lacks it proves that it never happened.
+    """
+    if request.prev_log_index > NO_INDEX or not request.entries:
+        return request.prev_log_index == NO_INDEX
+    if request.term > unsettled.term:
+        raise UnsettledSnapshotError(
+            f"snapshot {unsettled.id} was restored here by hand, but never committed, and the"
+            " cluster went on without it: remove this server, empty its directory, add it again"
+        )
+    return False
+
+
 def _halt_on_conflict(core: Core, index: int, own_term: int, term: int) -> None:
     """Departure 3: committed entries are never truncated; who asks for it lives in another past."""
-    if index <= max(core.state.commit_index, core.raft_log.boundary().index):
+    if index <= core.settled_index():
         raise CommittedConflictError(
             f"the leader has entry {index} with term {term}, but here it is committed with term"
             f" {own_term}: two clusters were mixed up, or a disk lost what it had acknowledged."

@@ -12,12 +12,25 @@ from raft.engine.fsm_runner import FsmRunner
 from raft.engine.inbox import FSMPoisoned, Inbox
 from raft.engine.membership import Membership
 from raft.engine.raft_log import RaftLog
+from raft.engine.settling import Unsettled
 from raft.engine.state import HardState, NodeState
 from raft.engine.state_machine import StateMachine
 from raft.interfaces import FSM, LogStore, SnapshotStore, StableStore, Transport
 from raft.messages import RPCHeader
-from raft.observer import LatestValue, ObservationData
-from raft.runtime import Runtime, ThreadGroup
+from raft.observer import Events, LatestValue, ObservationData
+from raft.runtime import THREADS, Condition, Runtime, ThreadGroup
+
+
+class NodeHost:
+    """What futures need of their node."""
+
+    def __init__(self, runtime: Runtime, events: Events) -> None:
+        self._runtime = runtime
+        self.run_callback = events.run_callback
+        self.is_fsm_thread: Callable[[], bool] = lambda: False
+
+    def condition(self) -> Condition | None:
+        return None if self._runtime is THREADS else self._runtime.condition()
 
 
 def assemble(
@@ -35,6 +48,7 @@ def assemble(
 ) -> Core:
     """Return the parts of a node, wired up and blank: `load_state` is next, then the threads."""
     state = NodeState(runtime)
+    disk = Disk(runtime, [logs, stable], config.disk_stall_timeout)
     raft_log = RaftLog(runtime, logs, config.recent_log_bytes)
     return Core(
         runtime=runtime,
@@ -43,7 +57,7 @@ def assemble(
         threads=ThreadGroup(runtime, f"raft-{config.local_id}"),
         inbox=inbox,
         state=state,
-        disk=Disk(runtime, [logs, stable], config.disk_stall_timeout),
+        disk=disk,
         logs=logs,
         raft_log=raft_log,
         stable=stable,
@@ -64,4 +78,5 @@ def assemble(
         membership=Membership(),
         hard_state=HardState(),
         main_ended=runtime.event(),
+        unsettled=Unsettled(disk, snapshots),
     )

@@ -17,7 +17,8 @@ from raft.engine.fsm_runner import FsmRunner
 from raft.engine.inbox import Apply, ClientMessage, Inbox, Message
 from raft.engine.membership import Membership, configurations_in
 from raft.engine.raft_log import RaftLog
-from raft.engine.state import CLUSTER_ID_KEY, HardState, NodeState, load_cluster_id
+from raft.engine.settling import Unsettled
+from raft.engine.state import CLUSTER_ID_KEY, HardState, NodeState
 from raft.errors import (
     ClusterMismatchError,
     LogCorruptError,
@@ -87,6 +88,7 @@ class Core:
     membership: Membership
     hard_state: HardState
     main_ended: Event
+    unsettled: Unsettled
     cluster_id: str | None = None
     fault: BaseException | None = None
     transfer_candidacy: bool = False  # set by TimeoutNow for the next campaign only (3.10)
@@ -232,17 +234,20 @@ class Core:
         self.write("cluster id", lambda: self.stable.set(CLUSTER_ID_KEY, theirs.encode()))
         self.cluster_id = theirs
 
-    def load_cluster_id(self) -> None:
-        """Read the cluster's id from the store."""
-        self.cluster_id = load_cluster_id(self.stable)
-
     # ---- committing, snapshots ----
 
     def apply_committed(self, upto: int, applies: Sequence[tuple[int, Apply]] = ()) -> None:
         """Publish a commit index and have the FSM thread go there; never waits for it."""
         self.state.set_commit_index(upto)
         self.membership.commit(upto)
+        self.unsettled.committed(upto)
         self.fsm.commit(upto, applies)
+
+    def settled_index(self) -> int:
+        """Return up to where this node knows the log to be committed."""
+        if self.unsettled.meta is not None:
+            return self.state.commit_index
+        return max(self.state.commit_index, self.raft_log.boundary().index)
 
     def snapshot_taken(self, meta: SnapshotMeta) -> None:
         """Note a snapshot of our own, and let the disk thread compact the log behind it."""

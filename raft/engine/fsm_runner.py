@@ -93,7 +93,8 @@ class FsmRunner:
         with self._changed:
             self._restore = meta
             self._retry.at = 0.0
-            self._commit_index = max(self._commit_index, meta.index)
+            if not meta.unsettled:
+                self._commit_index = max(self._commit_index, meta.index)
             self._changed.notify()
 
     def capture(self, future: Future[Capture]) -> None:
@@ -158,7 +159,8 @@ class FsmRunner:
             self._machine.restore(meta, self._runtime)
         else:
             self._machine.move_to(meta)
-        self._commit_index = meta.index
+        if not meta.unsettled:
+            self._commit_index = meta.index
         self._state.set_applied(meta.index)
 
     def apply_upto(self, index: int) -> None:
@@ -257,7 +259,8 @@ class FsmRunner:
             skipped = [self._pending.pop(index) for index in swallowed]
         for apply in skipped:
             apply.fail(LeadershipLostError("a snapshot took the place of the entry"))
-        self._answer_readers()
+        if not meta.unsettled:
+            self._answer_readers()  # else what they would read may never have happened
 
     def _restore_failed(self, meta: SnapshotMeta, error: Exception) -> None:
         """Count as having applied nothing, and try again later, the newest first (row 9)."""

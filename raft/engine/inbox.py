@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from raft.errors import EnqueueTimeoutError, ShutdownNotAppliedError
 from raft.futures import Future, IndexFuture
-from raft.messages import RPC
+from raft.messages import RPC, SnapshotReader
 from raft.runtime import Deadline, Runtime
 from raft.types import Configuration, LogType, ServerAddress, ServerID, SnapshotMeta
 
@@ -125,8 +125,27 @@ class TransferLeadership:
         self.future.fail(error)
 
 
+@dataclass(slots=True)
+class UserRestore:
+    """Replace the state of the whole cluster by a snapshot of the caller's."""
+
+    meta: SnapshotMeta
+    reader: SnapshotReader
+    future: IndexFuture[None]
+
+    def fail(self, error: BaseException) -> None:
+        """Answer the caller with an error."""
+        self.future.fail(error)
+
+
 ClientMessage: TypeAlias = (
-    Apply | ChangeConfiguration | Bootstrap | VerifyLeader | ReadBarrier | TransferLeadership
+    Apply
+    | ChangeConfiguration
+    | Bootstrap
+    | VerifyLeader
+    | ReadBarrier
+    | TransferLeadership
+    | UserRestore
 )
 
 # ---- what the node tells itself; what belongs to one term or round says which ----
@@ -172,6 +191,24 @@ class TransferAnswered:
     term: int
     transfer: object
     error: Exception | None
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreStored:
+    """A user's snapshot is durable on the leader of `term`, or could not be stored (`error`)."""
+
+    term: int
+    restore: object
+    meta: SnapshotMeta | None
+    error: Exception | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogReplaced:
+    """The log is gone that a user's snapshot replaces, on the leader of `term`."""
+
+    term: int
+    restore: object
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +263,8 @@ ControlMessage: TypeAlias = (
     | BeatAnswered
     | ServerReached
     | TransferAnswered
+    | RestoreStored
+    | LogReplaced
     | ConfigReloaded
     | TailWriteFailed
     | VoteReceived

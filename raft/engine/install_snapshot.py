@@ -11,7 +11,7 @@ from dataclasses import replace
 from raft.engine.core import Core
 from raft.engine.inbox import SnapshotReceived
 from raft.errors import LogNotFoundError, SnapshotError, StorageFailedError
-from raft.interfaces import SnapshotSink
+from raft.interfaces import SnapshotSink, SnapshotStore
 from raft.messages import RPC, InstallSnapshotRequest, InstallSnapshotResponse, SnapshotReader
 from raft.types import SNAPSHOT_VERSION, EntryID, RaftState, SnapshotMeta, check_configuration
 
@@ -51,7 +51,7 @@ class SnapshotReceiver:
         core.set_leader(request.header.id, request.header.address)
         core.state.touch(core.runtime.monotonic())
         core.adopt_cluster_id(rpc)
-        if self._is_known(request.last_log_index):
+        if self._is_known(request):
             rpc.respond(replace(refusal, term=request.term, success=True))
             return
         if self._receiving:
@@ -71,26 +71,45 @@ class SnapshotReceiver:
             rpc.respond(None, received.error or SnapshotError("snapshot was not received"))
             return
         if request.term < core.state.term or core.state.role is not RaftState.FOLLOWER:
+            self._discard(meta)
             rpc.respond(InstallSnapshotResponse(core.header, core.state.term))
             return
         if core.fault is not None:
+            self._discard(meta)
             rpc.respond(None, StorageFailedError(f"the disk of {core.local_id} failed"))
             return
-        if not self._is_known(meta.index):
+        if not self._is_known(request):
             self._install(meta)
         core.state.touch(core.runtime.monotonic())
         rpc.respond(InstallSnapshotResponse(core.header, core.state.term, success=True))
 
-    def _is_known(self, index: int) -> bool:
-        """What is committed or snapshotted here already needs no snapshot (H4)."""
-        return index <= max(self._core.state.commit_index, self._core.raft_log.boundary().index)
+    def _discard(self, meta: SnapshotMeta) -> None:
+        """Let go of what is not installed: a settled one may stay, it was committed anyway."""
+        if meta.unsettled:
+            self._core.unsettled.forget(meta)
+
+    def _is_known(self, request: InstallSnapshotRequest) -> bool:
+        """What is committed or snapshotted here already needs no snapshot (H4).
+
+        While we hold a user restore, nothing before it is here. An older snapshot of a later
+        leader then proves that it never happened (departure 19); one of the same leader is late.
+        """
+        core, index = self._core, request.last_log_index
+        own = core.unsettled.meta
+        if own is None:
+            return index <= core.settled_index()
+        if (index, request.last_log_term) == (own.index, own.term):
+            return True
+        return index < own.index and request.term <= own.term
 
     def _install(self, meta: SnapshotMeta) -> None:
         """Law 4: keep the log only if it holds the snapshot's last entry; else drop it whole."""
         core = self._core
         last = EntryID(meta.term, meta.index)
-        # The FSM is told first: entries that it still wanted may be gone in a moment.
-        core.fsm.restore(meta)
+        goes_back = core.unsettled.meta is not None  # the FSM is ahead, and the log has nothing
+        if not goes_back:
+            # The FSM is told first: entries that it still wanted may be gone in a moment.
+            core.fsm.restore(meta)
         if self._holds(last):
             core.raft_log.set_boundary(last)
             core.membership.restore(meta.configuration_index, meta.configuration)
@@ -98,8 +117,11 @@ class SnapshotReceiver:
         else:
             core.write("drop log", lambda: core.raft_log.drop_all(last))
             core.membership.reset(meta.configuration_index, meta.configuration)
-        core.state.set_last_snapshot(last)
-        core.state.set_commit_index(max(core.state.commit_index, meta.index))
+        if goes_back:
+            core.fsm.restore(meta)
+        core.state.set_last_snapshot(last, replaces=core.unsettled.replace(meta))
+        if not meta.unsettled:
+            core.state.set_commit_index(max(core.state.commit_index, meta.index))
         core.publish_log()
         core.log.info("installed snapshot id=%s index=%d", meta.id, meta.index)
 
@@ -123,22 +145,10 @@ class SnapshotReceiver:
     def _store(
         self, request: InstallSnapshotRequest, reader: SnapshotReader | None
     ) -> SnapshotMeta:
-        sink = self._core.snapshots.create(
-            SNAPSHOT_VERSION,
-            request.last_log_index,
-            request.last_log_term,
-            request.configuration,
-            request.configuration_index,
-            unsettled=request.unsettled,
-        )
-        try:
-            self._copy(reader, sink, request.size)
-            sink.close()
-        except BaseException:
-            sink.cancel()
-            raise
-        return SnapshotMeta(
-            sink.id(),
+        if reader is None:
+            raise SnapshotError("the request came without a snapshot")
+        meta = SnapshotMeta(
+            "",
             request.last_log_index,
             request.last_log_term,
             request.configuration,
@@ -146,17 +156,39 @@ class SnapshotReceiver:
             request.size,
             unsettled=request.unsettled,
         )
+        return store_snapshot(self._core.snapshots, meta, reader)
 
-    def _copy(self, reader: SnapshotReader | None, sink: SnapshotSink, size: int) -> None:
-        """Copy exactly `size` bytes; fewer or more are an error."""
-        copied = 0
-        while reader is not None:
-            chunk = reader.read(CHUNK_BYTES)
-            if not chunk:
-                break
-            copied += len(chunk)
-            if copied > size:
-                break
-            sink.write(chunk)
-        if copied != size:
-            raise SnapshotError(f"snapshot has {copied} bytes instead of {size}")
+
+def store_snapshot(
+    snapshots: SnapshotStore, meta: SnapshotMeta, reader: SnapshotReader
+) -> SnapshotMeta:
+    """Make a snapshot of exactly `meta.size` bytes durable; return what describes it, with its id.
+
+    Raises `SnapshotError` when there are fewer or more; then nothing is kept.
+    """
+    sink = snapshots.create(
+        SNAPSHOT_VERSION,
+        meta.index,
+        meta.term,
+        meta.configuration,
+        meta.configuration_index,
+        unsettled=meta.unsettled,
+    )
+    try:
+        _copy(reader, sink, meta.size)
+        sink.close()
+    except BaseException:
+        sink.cancel()
+        raise
+    return replace(meta, id=sink.id())
+
+
+def _copy(reader: SnapshotReader, sink: SnapshotSink, size: int) -> None:
+    copied = 0
+    while chunk := reader.read(CHUNK_BYTES):
+        copied += len(chunk)
+        if copied > size:
+            break
+        sink.write(chunk)
+    if copied != size:
+        raise SnapshotError(f"snapshot has {copied} bytes instead of {size}")

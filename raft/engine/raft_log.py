@@ -258,12 +258,15 @@ class RaftLog:
             self._delete_step = min(_MOST_DELETE_STEP, self._delete_step * 2)
 
     def drop_all(self, boundary: EntryID) -> None:
-        """Delete the whole log, which a durable snapshot at `boundary` replaces (Figure 5.3)."""
+        """Delete the whole log, which a durable snapshot at `boundary` replaces (Figure 5.3).
+
+        Only a snapshot that takes the place of an unsettled one may be older than that.
+        """
         first, last = self._store.first_index(), self._store.last_index()
         if last:
             self._store.delete_range(first, last)
         with self._lock:
-            self._boundary = max(self._boundary, boundary, key=lambda b: b.index)
+            self._boundary = boundary
             self._tail_open = False
             self._first_index = NO_INDEX
             self._durable_index = NO_INDEX

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Sequence
 
 from raft.codec import dumps, encode_configuration, loads
 from raft.config import Config
 from raft.engine.raft_log import RaftLog
-from raft.engine.start_up import restore_newest
+from raft.engine.start_up import restore_newest, usable_snapshots
 from raft.engine.state import CLUSTER_ID_KEY, load_cluster_id
 from raft.engine.state_machine import StateMachine
 from raft.errors import CantRecoverError, KeyNotFoundError, SnapshotError
@@ -26,7 +27,7 @@ from raft.interfaces import (
     StableStore,
 )
 from raft.runtime import THREADS
-from raft.types import NO_ENTRY, SNAPSHOT_VERSION, Configuration, EntryID
+from raft.types import NO_ENTRY, SNAPSHOT_VERSION, Configuration, EntryID, SnapshotMeta
 
 RECOVERY_KEY = b"Recovery"
 
@@ -50,7 +51,8 @@ def recover(
     Raises what `raft.recover_cluster` says.
     """
     log = RaftLog(THREADS, logs, memory_bytes=0)
-    last = _replay(log, StateMachine(_OnlyCommands(fsm), snapshots, config.fsm_halt_on), snapshots)
+    machine = StateMachine(_OnlyCommands(fsm), snapshots, config.fsm_halt_on)
+    last = _replay(log, machine, usable_snapshots(snapshots, logs))
     view = fsm.snapshot()
     try:
         # In force as of the snapshot's own index: no older entry can claim to be newer.
@@ -64,6 +66,9 @@ def recover(
             raise
     finally:
         view.release()
+    for meta in snapshots.list():
+        if meta.unsettled:
+            snapshots.remove(meta.id)  # a user restore: part of the new one, or never happened
     if [meta.id for meta in snapshots.list()[:1]] != [sink.id()]:
         raise SnapshotError(
             f"the store does not list snapshot {sink.id()} as its newest: check the clock, and"
@@ -82,9 +87,9 @@ class _OnlyCommands:
         self.restore = fsm.restore
 
 
-def _replay(log: RaftLog, machine: StateMachine, snapshots: SnapshotStore) -> EntryID:
+def _replay(log: RaftLog, machine: StateMachine, listed: Sequence[SnapshotMeta]) -> EntryID:
     """Bring the FSM to the end of the log, committed or not; return that end."""
-    if restore_newest(snapshots, machine.restore) is not None:
+    if restore_newest(listed, machine.restore) is not None:
         log.set_boundary(machine.position)
     log.reload()
     end = machine.position.index if log.must_drop() else log.durable_index()
@@ -95,7 +100,7 @@ def _replay(log: RaftLog, machine: StateMachine, snapshots: SnapshotStore) -> En
         raise CantRecoverError(
             "no initial state to recover: there is a term, but neither an entry nor a snapshot"
         )
-    for meta in snapshots.list():
+    for meta in listed:
         if EntryID(meta.term, meta.index) > last:
             raise SnapshotError(
                 f"snapshot {meta.id} cannot be read, and the log ends before it, at {last.index}:"

@@ -408,6 +408,8 @@ class PeerReplicator:
 def _open_newest_snapshot(links: Links) -> tuple[SnapshotMeta, SnapshotReader]:
     """Open the newest snapshot that is whole; one that the log does not join would not help."""
     for meta in links.snapshots.list():
+        if meta.index > links.log.boundary().index:
+            continue  # just stored, and perhaps not to be used
         if not links.log.goes_on_behind(meta.index):
             break
         try:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from raft.engine.core import Core
-from raft.engine.state import HardState
+from raft.engine.state import HardState, load_cluster_id
 from raft.errors import SnapshotError
-from raft.interfaces import SnapshotStore
+from raft.interfaces import LogStore, SnapshotStore
 from raft.types import EntryID, SnapshotMeta
 
 _log = logging.getLogger(__name__)
@@ -25,13 +25,16 @@ def load_state(core: Core) -> None:
     """
     if core.config.restore_committed_logs:
         core.raft_log.track_commits()
-    core.load_cluster_id()
+    core.cluster_id = load_cluster_id(core.stable)
     meta = _restore_newest(core)
     if meta is not None:
         last = EntryID(meta.term, meta.index)
         core.raft_log.set_boundary(last)
         core.state.set_last_snapshot(last)
-        core.state.set_commit_index(meta.index)  # what a snapshot covers is committed
+        if meta.unsettled:
+            core.unsettled.meta = meta
+        else:
+            core.state.set_commit_index(meta.index)  # what a snapshot covers is committed
         core.membership.reset(meta.configuration_index, meta.configuration)
     core.raft_log.reload()
     if core.raft_log.must_drop():
@@ -70,14 +73,19 @@ def _apply_committed(core: Core) -> None:
 
 def _restore_newest(core: Core) -> SnapshotMeta | None:
     read = not core.config.no_snapshot_restore_on_start
-    return restore_newest(core.snapshots, lambda meta: core.fsm.start_from(meta, read=read))
+    listed = usable_snapshots(core.snapshots, core.logs)
+    return restore_newest(listed, lambda meta: core.fsm.start_from(meta, read=read))
+
+
+def usable_snapshots(snapshots: SnapshotStore, logs: LogStore) -> list[SnapshotMeta]:
+    """Return the snapshots that a node may start from, newest first."""
+    return [meta for meta in snapshots.list() if not _never_happened(meta, logs)]
 
 
 def restore_newest(
-    snapshots: SnapshotStore, restore: Callable[[SnapshotMeta], None]
+    listed: Sequence[SnapshotMeta], restore: Callable[[SnapshotMeta], None]
 ) -> SnapshotMeta | None:
-    """Restore the newest snapshot that can be read; None when there is none at all."""
-    listed = snapshots.list()
+    """Restore the first of these snapshots that can be read; None when there is none at all."""
     for meta in listed:
         try:
             restore(meta)
@@ -91,3 +99,18 @@ def restore_newest(
             " the log above shows why. Rebuild this node from its peers"
         )
     return None
+
+
+def _never_happened(meta: SnapshotMeta, logs: LogStore) -> bool:
+    """Tell whether the log proves that an unsettled user restore did not take hold (departure 19).
+
+    It does when it has entries of a later leader and yet begins before the restore, for such a
+    leader would have had to replace it.
+    """
+    last = logs.last_index()
+    if not meta.unsettled or not last or logs.first_index() > meta.index:
+        return False
+    if logs.get_log(last).term <= meta.term:
+        return False
+    _log.warning("ignoring a restored snapshot that never took hold id=%s", meta.id)
+    return True

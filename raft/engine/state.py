@@ -103,7 +103,8 @@ class NodeState:
     """The published numbers. The main thread writes; any thread reads them, or copies of all.
 
     Exceptions to the one writer: `contact` (a transport's thread) and `set_applied` (the FSM
-    thread). Invariants: term, commit index and last snapshot never fall.
+    thread). Invariants: term and commit index never fall; nor does the last snapshot, unless it was
+    a user restore that turned out never to have happened.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -182,10 +183,10 @@ class NodeState:
         """Publish the end of the log."""
         self._last_log = last
 
-    def set_last_snapshot(self, last: EntryID) -> None:
-        """Publish the newest snapshot; an older one changes nothing."""
+    def set_last_snapshot(self, last: EntryID, *, replaces: bool = False) -> None:
+        """Publish the newest snapshot; an older one changes nothing, unless it `replaces` it."""
         with self._changed:
-            if last.index > self._last_snapshot.index:
+            if replaces or last.index > self._last_snapshot.index:
                 self._last_snapshot = last
 
     def set_configuration(self, configuration: Configuration, index: int) -> None:

@@ -18,6 +18,7 @@ from raft.errors import (
     NothingNewToSnapshotError,
     RaftError,
     RaftInternalError,
+    SnapshotError,
 )
 from raft.interfaces import FSM, BatchingFSM, ConfigurationStore, FSMSnapshot, SnapshotStore
 from raft.runtime import THREADS, Runtime
@@ -103,6 +104,7 @@ class StateMachine:
         self._snapshots = snapshots
         self._halt_on = halt_on
         self._has_applied = False
+        self._unsettled_index = NO_INDEX  # of a user restore, while nothing behind it is applied
         self.position = NO_ENTRY
         self.configuration = EMPTY_CONFIGURATION
         self.configuration_index = NO_INDEX
@@ -111,6 +113,7 @@ class StateMachine:
     def move_to(self, meta: SnapshotMeta) -> None:
         """Take a snapshot's position."""
         self.position = EntryID(meta.term, meta.index)
+        self._unsettled_index = meta.index if meta.unsettled else NO_INDEX
         self.configuration = meta.configuration
         self.configuration_index = meta.configuration_index
 
@@ -132,6 +135,8 @@ class StateMachine:
         """Return a view of the state; raises what user code does, too."""
         if not self._has_applied:
             raise NothingNewToSnapshotError("nothing new to snapshot")
+        if self.position.index == self._unsettled_index:
+            raise SnapshotError("the snapshot restored by hand is not committed yet: try again")
         snapshot = self._fsm.snapshot()
         return Capture(self.position, self.configuration, self.configuration_index, snapshot)
 

@@ -16,15 +16,18 @@ from raft.engine.inbox import (
     CommitAdvanced,
     ConfigReloaded,
     FSMPoisoned,
+    LogReplaced,
     Message,
     NewerTermSeen,
     ReadBarrier,
+    RestoreStored,
     ServerReached,
     SnapshotReceived,
     SnapshotTaken,
     TailWriteFailed,
     TransferAnswered,
     TransferLeadership,
+    UserRestore,
     VerifyLeader,
     VoteReceived,
 )
@@ -69,6 +72,7 @@ class Role:
             VerifyLeader: core.refuse,
             ReadBarrier: core.refuse,
             TransferLeadership: core.refuse,
+            UserRestore: core.refuse,
             Bootstrap: self.on_bootstrap,
             SnapshotTaken: self.on_snapshot_taken,
             SnapshotReceived: snapshots.finish,
@@ -80,6 +84,8 @@ class Role:
             BeatAnswered: self.ignore,
             ServerReached: self.ignore,
             TransferAnswered: self.ignore,
+            RestoreStored: self.on_restore_stored,
+            LogReplaced: self.ignore,
             ConfigReloaded: self.on_reload,
             VoteReceived: self.ignore,
         }
@@ -165,6 +171,11 @@ class Role:
     def on_snapshot_taken(self, message: SnapshotTaken) -> None:
         """Compact the log behind a snapshot of our own."""
         self.core.snapshot_taken(message.meta)
+
+    def on_restore_stored(self, message: RestoreStored) -> None:
+        """Leadership ended while a user's snapshot was copied: it is not used."""
+        if message.meta is not None:
+            self.core.unsettled.forget(message.meta)
 
     def on_fsm_poisoned(self, message: FSMPoisoned) -> None:
         """A node whose FSM is broken neither campaigns nor leads."""

@@ -35,7 +35,7 @@ class Changes:
     """What was asked for, in order, and the servers that catch up. Main thread only.
 
     `dispatch` appends an entry and returns its index. Invariant: a change is appended only while
-    the one before it is committed, and an entry of this leadership, too.
+    `may_change` says that the one before it is committed, and an entry of this leadership, too.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class Changes:
         commitment: Commitment,
         peers: Peers,
         dispatch: Callable[[Apply], int],
-        start_index: int,
+        may_change: Callable[[], bool],
     ) -> None:
         self._core = core
         self._commitment = commitment
         self._peers = peers
         self._dispatch = dispatch
-        self._start_index = start_index
+        self._may_change = may_change
         self._queue: deque[ChangeConfiguration] = deque()
         self._catching_up: dict[ServerID, _CatchUp] = {}
 
@@ -59,14 +59,9 @@ class Changes:
         self._queue.append(message)
         self.advance()
 
-    def is_stable(self) -> bool:
-        """Tell whether a change may be made now."""
-        core = self._core
-        return core.membership.is_stable() and core.state.commit_index >= self._start_index
-
     def advance(self) -> None:
         """Make the next changes, as far as the one before is committed."""
-        while self._queue and self.is_stable():
+        while self._queue and self._may_change():
             message = self._queue.popleft()
             if message.deadline.is_over():
                 message.fail(EnqueueTimeoutError("timed out waiting for a stable configuration"))

@@ -15,20 +15,25 @@ from raft.engine.inbox import (
     CommitAdvanced,
     ConfigReloaded,
     FSMPoisoned,
+    LogReplaced,
     Message,
     NewerTermSeen,
     ReadBarrier,
+    RestoreStored,
     ServerReached,
     TailWriteFailed,
     TransferAnswered,
     TransferLeadership,
+    UserRestore,
     VerifyLeader,
 )
 from raft.engine.install_snapshot import SnapshotReceiver
 from raft.errors import (
+    AbortedByRestoreError,
     LeadershipLostError,
     NotAppliedError,
     RaftError,
+    RestoreInProgressError,
     ShutdownOutcomeUnknownError,
     StorageFailedError,
 )
@@ -44,6 +49,7 @@ from raft.roles.changes import Changes
 from raft.roles.lease import Lease, Reads, quorum_contact
 from raft.roles.peers import Peers
 from raft.roles.transfer import Transfers
+from raft.roles.user_restore import UserRestores
 from raft.types import Log, LogType, RaftState, ServerID, log_checksum
 
 
@@ -75,9 +81,11 @@ class Leader(Role):
             VerifyLeader: self.on_read,
             ReadBarrier: self.on_read,
             TransferLeadership: self.on_transfer,
+            UserRestore: self.on_user_restore,
             CommitAdvanced: self.on_commit,
             ServerReached: self.on_reached,
             TransferAnswered: self.on_transfer_answered,
+            LogReplaced: self.on_log_replaced,
             ConfigReloaded: self.on_reload,
             NewerTermSeen: self.on_newer_term,
             BeatAnswered: self.on_beat,
@@ -86,12 +94,9 @@ class Leader(Role):
         self.peers = Peers(core, self._links())
         self.reads = Reads(core, self.start_index, self.peers.beat_now)
         self.transfers = Transfers(core, self.term, self.commitment, self.peers)
+        self.restores = UserRestores(core, self.term, self._dispatch_one)
         self.changes = Changes(
-            core,
-            self.commitment,
-            self.peers,
-            lambda entry: self._dispatch([entry]),
-            self.start_index,
+            core, self.commitment, self.peers, self._dispatch_one, self._may_change
         )
 
     def _links(self) -> Links:
@@ -149,14 +154,17 @@ class Leader(Role):
         self.changes.abandon(refusal, lost)
         self.reads.fail_all(lost if self.core.inbox.closed else refusal)
         self.transfers.leave(lost)
+        self.restores.leave(lost)
 
     def _step_down(self, loss: RaftError | None = None) -> None:
         self.loss = loss
         self.core.become(RaftState.FOLLOWER)
 
     def handle(self, message: Message) -> None:
-        """Answer as any role does; then wait for what is due next."""
+        """Answer as any role does; then see what may go on, and wait for what is due next."""
         super().handle(message)
+        if self.core.state.role is self.role:
+            self.changes.advance()
         self._rearm()
 
     # ---- commands ----
@@ -172,6 +180,9 @@ class Leader(Role):
             return
         for apply in (message, *rest):
             apply.fail(refusal)
+
+    def _dispatch_one(self, apply: Apply) -> int:
+        return self._dispatch([apply])
 
     def _dispatch(self, applies: list[Apply]) -> int:
         """Append entries and hand them to the peers and to our own disk at the same time.
@@ -236,8 +247,6 @@ class Leader(Role):
         self.reads.settle()
         if core.membership.is_stable() and not core.membership.latest.has_vote(core.local_id):
             self._leave_cluster()
-        else:
-            self.changes.advance()
 
     def _leave_cluster(self) -> None:
         """Our own vote is gone, and that is committed."""
@@ -247,7 +256,13 @@ class Leader(Role):
             core.request_shutdown()
         self._step_down()
 
-    # ---- membership, transfer ----
+    # ---- membership, transfer, user restore ----
+
+    def _may_change(self) -> bool:
+        """One change at a time, and none before an entry of our own term is committed (§4.1)."""
+        core = self.core
+        is_ready = core.membership.is_stable() and core.state.commit_index >= self.start_index
+        return is_ready and self._refusal() is None
 
     def on_change(self, message: ChangeConfiguration) -> None:
         """Queue a change; it is made when the configuration is stable (§4.1)."""
@@ -278,7 +293,29 @@ class Leader(Role):
 
     def _refusal(self) -> NotAppliedError | None:
         """Return what new entries are refused with, None when they are taken."""
-        return self.transfers.refusal()
+        return self.transfers.refusal() or self.restores.refusal()
+
+    def on_user_restore(self, message: UserRestore) -> None:
+        """Begin to replace everything; what is in flight is not waited for."""
+        if refusal := self._refusal():
+            message.fail(refusal)
+            return
+        self.restores.check(message)
+        while self.inflight:
+            aborted = AbortedByRestoreError("a snapshot is restored in place of what was in flight")
+            self.inflight.popleft()[1].fail(aborted)
+        self.restores.begin(message)
+        self.changes.refuse_all(RestoreInProgressError("a snapshot is being restored"))
+
+    def on_restore_stored(self, message: RestoreStored) -> None:
+        """Go on with the restore, if it is one of this leadership."""
+        if message.term != self.term or not self.restores.stored(message):
+            super().on_restore_stored(message)
+
+    def on_log_replaced(self, message: LogReplaced) -> None:
+        """Go on with the restore."""
+        if message.term == self.term:
+            self.restores.replaced(message)
 
     # ---- leading still? ----
 
@@ -352,29 +389,31 @@ class Leader(Role):
 
     def on_rpc(self, rpc: RPC) -> None:
         """Answer as any role does; but who deposes us is heard once leadership is cleaned up."""
-        if self._is_deposed_by(rpc):
+        if _deposes(self.core, self.term, rpc):
             self.core.inbox.put_back(rpc)
             self._step_down()
         else:
             super().on_rpc(rpc)
 
-    def _is_deposed_by(self, rpc: RPC) -> bool:
-        request = rpc.command
-        if isinstance(request, AppendEntriesRequest | InstallSnapshotRequest):
-            if request.term == self.term:
-                # §5.2: one leader a term. Nothing of what the other one says may be believed.
-                self.core.log.error("another leader of our own term id=%s", request.header.id)
-                raise StorageFailedError(f"{self.core.local_id} leads this term already")
-            return request.term > self.term
-        if isinstance(request, RequestVoteRequest):
-            is_member = self.core.membership.latest.server(request.header.id) is not None
-            return is_member and request.leadership_transfer and request.term > self.term
-        return False
-
     def on_fsm_poisoned(self, message: FSMPoisoned) -> None:
         """Lead no longer: this node can answer nobody."""
         super().on_fsm_poisoned(message)
         self._step_down()
+
+
+def _deposes(core: Core, term: int, rpc: RPC) -> bool:
+    """Tell whether a request ends the leadership of a term."""
+    request = rpc.command
+    if isinstance(request, AppendEntriesRequest | InstallSnapshotRequest):
+        if request.term == term:
+            # §5.2: one leader a term. Nothing of what the other one says may be believed.
+            core.log.error("another leader of our own term id=%s", request.header.id)
+            raise StorageFailedError(f"{core.local_id} leads this term already")
+        return request.term > term
+    if isinstance(request, RequestVoteRequest):
+        is_member = core.membership.latest.server(request.header.id) is not None
+        return is_member and request.leadership_transfer and request.term > term
+    return False
 
 
 def run_leader(core: Core, snapshots: SnapshotReceiver) -> None:

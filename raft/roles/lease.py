@@ -142,7 +142,8 @@ class Reads:
     """Whoever wants to read or to know that this node leads, in one leadership (thesis 6.4).
 
     Main thread only. A read goes on to the FSM once a quorum has confirmed it and an entry of this
-    leadership is committed: until then more may be committed than this node knows of.
+    leadership is committed: until then more may be committed than this node knows of. A user
+    restore that is not committed is not read.
     """
 
     def __init__(self, core: Core, start_index: int, beat_now: Callable[[], None]) -> None:
@@ -176,7 +177,8 @@ class Reads:
                 self._confirmed.append(message)
             else:
                 message.future.respond(None)
-        if self._confirmed and core.state.commit_index >= self._start_index:
+        is_known = core.state.commit_index >= self._start_index and core.unsettled.meta is None
+        if self._confirmed and is_known:
             for read in self._confirmed:
                 core.fsm.answer_when_applied(core.state.commit_index, read.future)
             self._confirmed.clear()

@@ -40,6 +40,12 @@ class DiscardSnapshotStore:
         """Refuse."""
         raise SnapshotError(f"snapshot {snapshot_id} was discarded: open is not supported")
 
+    def settle(self, snapshot_id: str) -> None:
+        """Do nothing."""
+
+    def remove(self, snapshot_id: str) -> None:
+        """Do nothing."""
+
 
 class DiscardSnapshotSink:
     """A `SnapshotSink` that swallows what is written."""

@@ -109,10 +109,12 @@ class FileSnapshotStore:
     def list(self) -> Sequence[SnapshotMeta]:
         """Return the newest `retain` snapshots, newest first: by term, index, id.
 
-        Their content is not looked at.
+        Unsettled ones are listed besides. The content is not looked at.
         """
         with _explained("cannot list the snapshots"):
-            return self._all()[: self._retain]
+            everything = self._all()
+        doomed = self._beyond_retention(everything)
+        return [meta for meta in everything if meta not in doomed]
 
     def open(self, snapshot_id: str) -> tuple[SnapshotMeta, SnapshotReader]:
         """Return a snapshot's metadata and content; reads all of it once to check it.
@@ -140,11 +142,42 @@ class FileSnapshotStore:
         with self._lock:
             unfinished.rename(self._directory / meta.id)
             _sync_directory(self._directory)
+            self._reap()
+
+    def settle(self, snapshot_id: str) -> None:
+        """Take the mark off an unsettled snapshot, durably; one without it stays as it is."""
+        path = self._directory / snapshot_id
+        with self._lock, _explained(f"cannot settle snapshot {snapshot_id}"):
+            meta, crc = _read_metadata(path)
+            if meta.unsettled:
+                _replace_durably(path / _META, encode_metadata(replace(meta, unsettled=False), crc))
+                self._reap()
+
+    def remove(self, snapshot_id: str) -> None:
+        """Remove a snapshot; one that is absent does not matter."""
+        if not _ID.fullmatch(snapshot_id):
+            return
+        with self._lock, _explained(f"cannot remove snapshot {snapshot_id}"):
             try:
-                for old in self._all()[self._retain :]:
-                    self._remove(self._directory / old.id)
-            except OSError:
-                _log.warning("cannot remove old snapshots path=%s", self._directory, exc_info=True)
+                self._remove(self._directory / snapshot_id)
+            except FileNotFoundError:
+                return
+            _sync_directory(self._directory)
+
+    def reap_snapshots(self) -> None:
+        """Remove all but the newest `retain` snapshots; what is unsettled stays."""
+        with self._lock:
+            self._reap()
+
+    def _reap(self) -> None:
+        try:
+            for old in self._beyond_retention(self._all()):
+                self._remove(self._directory / old.id)
+        except OSError:
+            _log.warning("cannot remove old snapshots path=%s", self._directory, exc_info=True)
+
+    def _beyond_retention(self, newest_first: Sequence[SnapshotMeta]) -> Sequence[SnapshotMeta]:
+        return [meta for meta in newest_first if not meta.unsettled][self._retain :]
 
     def _all(self) -> Sequence[SnapshotMeta]:
         found = []
@@ -317,6 +350,14 @@ def _write_durably(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _replace_durably(path: Path, data: bytes) -> None:
+    """Change a file's content so that a crash leaves either the old or the new."""
+    fresh = path.with_name(path.name + _UNFINISHED)
+    _write_durably(fresh, data)
+    fresh.replace(path)
+    _sync_directory(path.parent)
 
 
 def _make_directories(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A snapshot store in memory that keeps the newest snapshot.
+"""A snapshot store in memory that keeps the newest snapshot, and one that is not settled.
 
 For tests and simulations. As in every store, a snapshot appears when its sink is closed; the
 original shows it, and has lost the older one, as soon as it is begun.
@@ -18,12 +18,12 @@ from raft.types import SNAPSHOT_VERSION, Configuration, SnapshotMeta
 
 
 class InmemSnapshotStore:
-    """A `SnapshotStore` for one snapshot; safe from any thread."""
+    """A `SnapshotStore` for one snapshot, and one unsettled; safe from any thread."""
 
     def __init__(self, *, runtime: Runtime = THREADS) -> None:
         self._runtime = runtime
-        self._lock = runtime.lock()  # guards _latest and _last_stamp
-        self._latest: tuple[SnapshotMeta, bytes] | None = None
+        self._lock = runtime.lock()  # guards all below
+        self._kept: dict[bool, tuple[SnapshotMeta, bytes]] = {}  # by whether it is unsettled
         self._last_stamp = 0
 
     def create(
@@ -54,23 +54,39 @@ class InmemSnapshotStore:
         return InmemSnapshotSink(meta, self._keep)
 
     def list(self) -> Sequence[SnapshotMeta]:
-        """Return the snapshot kept, if any."""
+        """Return what is kept, newest first."""
         with self._lock:
-            return [] if self._latest is None else [self._latest[0]]
+            return sorted((meta for meta, _ in self._kept.values()), key=_rank, reverse=True)
 
     def open(self, snapshot_id: str) -> tuple[SnapshotMeta, SnapshotReader]:
-        """Return the snapshot kept and a reader of its content, or raise `SnapshotError`."""
+        """Return a snapshot's metadata and a reader of its content, or raise `SnapshotError`."""
         with self._lock:
-            latest = self._latest
-        if latest is None or latest[0].id != snapshot_id:
-            raise SnapshotError(f"there is no snapshot {snapshot_id!r}")
-        return latest[0], io.BytesIO(latest[1])
+            for meta, data in self._kept.values():
+                if meta.id == snapshot_id:
+                    return meta, io.BytesIO(data)
+        raise SnapshotError(f"there is no snapshot {snapshot_id!r}")
+
+    def settle(self, snapshot_id: str) -> None:
+        """Take the mark off an unsettled snapshot; it may then replace the older one."""
+        with self._lock:
+            meta, data = self._kept.get(True, (None, b""))
+            if meta is not None and meta.id == snapshot_id:
+                del self._kept[True]
+                self._put(replace(meta, unsettled=False), data)
+
+    def remove(self, snapshot_id: str) -> None:
+        """Remove a snapshot; one that is absent does not matter."""
+        with self._lock:
+            self._kept = {u: kept for u, kept in self._kept.items() if kept[0].id != snapshot_id}
 
     def _keep(self, meta: SnapshotMeta, data: bytes) -> None:
         with self._lock:
-            older = self._latest
-            if older is None or _rank(older[0]) < _rank(meta):
-                self._latest = (meta, data)
+            self._put(meta, data)
+
+    def _put(self, meta: SnapshotMeta, data: bytes) -> None:
+        older = self._kept.get(meta.unsettled)
+        if older is None or _rank(older[0]) < _rank(meta):
+            self._kept[meta.unsettled] = (meta, data)
 
 
 def _rank(meta: SnapshotMeta) -> tuple[int, int, str]:

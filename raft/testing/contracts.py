@@ -427,6 +427,42 @@ class SnapshotStoreContract(_Contract):
         reader.close()
         assert meta.unsettled
 
+    def test_an_unsettled_snapshot_and_the_others_do_not_replace_each_other(
+        self, store: Any
+    ) -> None:
+        older = take_snapshot(store, 10, 3, [b"older"])
+        unsettled = store.create(1, 90, 3, CONFIGURATION, 2, unsettled=True)
+        unsettled.close()
+        assert [meta.id for meta in store.list()] == [unsettled.id(), older]
+
+        newer = take_snapshot(store, 20, 3, [b"newer"])
+
+        assert [meta.id for meta in store.list()][:2] == [unsettled.id(), newer]
+        assert read_all(store.open(newer)[1]) == b"newer"
+
+    def test_settling_takes_the_mark_off(self, store: Any) -> None:
+        sink = store.create(1, 90, 3, CONFIGURATION, 2, unsettled=True)
+        sink.write(b"data")
+        sink.close()
+
+        store.settle(sink.id())
+        store.settle(sink.id())
+
+        assert store.list()[0].id == sink.id()
+        assert not store.list()[0].unsettled
+        assert read_all(store.open(sink.id())[1]) == b"data"
+
+    def test_removing_takes_one_snapshot_away(self, store: Any) -> None:
+        kept = take_snapshot(store, 10, 3, [b"kept"])
+        sink = store.create(1, 90, 3, CONFIGURATION, 2, unsettled=True)
+        sink.close()
+
+        store.remove(sink.id())
+        store.remove(sink.id())
+        store.remove("3-11-99")
+
+        assert [meta.id for meta in store.list()] == [kept]
+
     def test_another_version_is_refused(self, store: Any) -> None:
         for version in (0, 2):
             with _raises_any():

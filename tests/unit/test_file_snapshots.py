@@ -327,3 +327,51 @@ def test_one_large_write_is_the_same_as_many_small_ones(store):
 def test_at_least_one_snapshot_must_be_retained(tmp_path, retain):
     with pytest.raises(ValueError, match="must retain at least one snapshot"):
         FileSnapshotStore(tmp_path, retain=retain)
+
+
+# ---- unsettled snapshots (departure 19) ----
+
+
+def test_what_is_unsettled_does_not_count_for_retention(tmp_path):
+    store = FileSnapshotStore(tmp_path, retain=1)
+    settled = [store.create(1, index, 3, CONFIGURATION, 2) for index in (10, 11)]
+    marked = store.create(1, 90, 3, CONFIGURATION, 2, unsettled=True)
+    marked.close()
+    for sink in settled:
+        sink.close()
+
+    assert [meta.index for meta in store.list()] == [90, 11]
+    store.settle(marked.id())
+
+    assert [meta.index for meta in store.list()] == [90]
+    assert sorted(path.name for path in (tmp_path / "snapshots").iterdir()) == [marked.id()]
+
+
+def test_a_settled_mark_survives_a_restart(tmp_path):
+    store = FileSnapshotStore(tmp_path, retain=2)
+    sink = store.create(1, 90, 3, CONFIGURATION, 2, unsettled=True)
+    sink.close()
+    assert FileSnapshotStore(tmp_path, retain=2).list()[0].unsettled
+
+    store.settle(sink.id())
+
+    again = FileSnapshotStore(tmp_path, retain=2)
+    assert [meta.unsettled for meta in again.list()] == [False]
+    meta, reader = again.open(sink.id())
+    reader.close()
+    assert not meta.unsettled
+
+
+def test_settling_what_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(SnapshotError, match="cannot settle"):
+        FileSnapshotStore(tmp_path, retain=2).settle("3-90-1")
+
+
+def test_snapshots_can_be_reaped_by_hand(tmp_path):
+    generous = FileSnapshotStore(tmp_path, retain=3)
+    for index in (10, 11, 12):
+        generous.create(1, index, 3, CONFIGURATION, 2).close()
+
+    FileSnapshotStore(tmp_path, retain=1).reap_snapshots()
+
+    assert [meta.index for meta in generous.list()] == [12]

@@ -265,6 +265,21 @@ class SimSnapshotStore:
             raise SnapshotError(f"there is no snapshot {snapshot_id!r}")
         return found[0], io.BytesIO(found[1])
 
+    def settle(self, snapshot_id: str) -> None:
+        """Take the mark off an unsettled snapshot."""
+
+        def change(content: Content) -> None:
+            if snapshot_id in content.snapshots:
+                meta, data = content.snapshots[snapshot_id]
+                content.snapshots[snapshot_id] = (replace(meta, unsettled=False), data)
+                _reap(content)
+
+        self._disk.commit(self._process, change)
+
+    def remove(self, snapshot_id: str) -> None:
+        """Remove a snapshot; one that is absent does not matter."""
+        self._disk.commit(self._process, lambda content: _forget(content, snapshot_id))
+
 
 class SimSink:
     """The sink of one snapshot."""
@@ -293,8 +308,7 @@ class SimSink:
 
         def change(content: Content) -> None:
             content.snapshots[meta.id] = (meta, data)
-            for old in _newest_first(content)[_SNAPSHOTS_KEPT:]:
-                del content.snapshots[old.id]
+            _reap(content)
 
         self._disk.commit(self._process, change)
 
@@ -305,6 +319,16 @@ class SimSink:
     def id(self) -> str:
         """Return the snapshot's id."""
         return self._meta.id
+
+
+def _forget(content: Content, snapshot_id: str) -> None:
+    content.snapshots.pop(snapshot_id, None)
+
+
+def _reap(content: Content) -> None:
+    settled = [meta for meta in _newest_first(content) if not meta.unsettled]
+    for old in settled[_SNAPSHOTS_KEPT:]:
+        _forget(content, old.id)
 
 
 def _newest_first(content: Content) -> list[SnapshotMeta]:

@@ -1,0 +1,286 @@
+"""User restores that are not committed yet, on a follower and at start (departure 19)."""
+
+import io
+
+from raft.engine.inbox import RestoreStored
+from raft.engine.state import HardState
+from raft.errors import NothingNewToSnapshotError, SnapshotError, UnsettledSnapshotError
+from raft.futures import Future, IndexFuture
+from raft.messages import AppendEntriesRequest, InstallSnapshotRequest
+from raft.roles.candidate import Candidate
+from raft.roles.follower import Follower
+from raft.snapshots.inmem import InmemSnapshotStore
+from raft.testing.fsm import RecordedSnapshot
+from raft.testing.script import Asked, ScriptedNode, entries, header, servers
+from raft.types import EntryID, RaftState
+
+MEMBERS = servers("n1", "n2", "n3")
+TERM, INDEX = 2, 50  # of the restore
+RESTORED = EntryID(TERM, INDEX)
+
+
+def content(*indexes):
+    pieces = []
+
+    class Sink:
+        write = pieces.append
+
+    RecordedSnapshot([log for log in entries(2, terms=(1,) * 20) if log.index in indexes]).persist(
+        Sink()
+    )
+    return b"".join(pieces)
+
+
+BY_HAND, COMMITTED = content(2), content(2, 3, 4)
+
+
+def send(node, term, index, last_term, data, unsettled=False):
+    """Have a follower take a leader's snapshot."""
+    request = InstallSnapshotRequest(
+        header("n2"), term, index, last_term, MEMBERS, 1, len(data), unsettled=unsettled
+    )
+    asked = Asked(request, io.BytesIO(data))
+    node.core.inbox.deliver(asked.rpc)
+    node.runtime.run()
+    return asked
+
+
+def append(node, term, prev, prev_term, logs=(), commit=0):
+    return node.deliver(
+        AppendEntriesRequest(header("n2"), term, prev, prev_term, tuple(logs), commit)
+    )
+
+
+def holding(restored=BY_HAND):
+    """A follower with three committed entries that took a user restore from the leader of TERM."""
+    node = ScriptedNode(configuration=MEMBERS, log=entries(2, terms=(1, 1, 1)))
+    node.start(Follower)
+    append(node, TERM, 4, 1, commit=4)
+    assert send(node, TERM, INDEX, TERM, restored, unsettled=True).response.success
+    return node
+
+
+def marks(node):
+    return [meta.unsettled for meta in node.snapshots.list()]
+
+
+def test_it_shows_but_counts_for_nothing_committed():
+    node = holding()
+
+    published = node.core.state.published()
+    assert node.fsm.commands() == [b"2/1"]
+    assert (published.last_log, published.commit_index) == (RESTORED, 4)
+    assert node.stored() == []
+    assert marks(node) == [True]
+
+
+def test_a_commit_index_behind_it_settles_it():
+    node = holding()
+
+    append(node, TERM, INDEX, TERM, entries(INDEX + 1, terms=(TERM,)), commit=INDEX + 1)
+
+    assert node.core.unsettled.meta is None
+    assert marks(node) == [False]
+    assert node.core.state.commit_index == INDEX + 1
+
+
+def test_it_is_sent_again_and_acknowledged_at_once():
+    node = holding()
+    restores = node.fsm.restores
+
+    assert send(node, TERM, INDEX, TERM, BY_HAND, unsettled=True).response.success
+    assert node.fsm.restores == restores
+
+
+def test_what_the_same_leader_sent_before_it_changes_nothing():
+    """Late requests of the term that restored prove nothing."""
+    node = holding()
+
+    early = append(node, TERM, 4, 1, entries(5, terms=(1,)))
+    first = append(node, TERM, 0, 0, entries(1, terms=(1,)))
+    older = send(node, TERM, 3, 1, COMMITTED)
+
+    assert not early.response.success
+    assert not first.response.success
+    assert older.response.success
+    assert node.core.state.published().last_log == RESTORED
+    assert node.fsm.commands() == [b"2/1"]
+
+
+def test_a_later_leader_that_lacks_it_is_refused_until_it_sends_a_snapshot():
+    node = holding()
+
+    assert not append(node, TERM + 1, 60, TERM + 1).response.success
+    assert not append(node, TERM + 1, INDEX, 1).response.success
+    assert not append(node, TERM + 1, 4, 1).response.success
+    asked = send(node, TERM + 1, 4, 1, COMMITTED)
+
+    assert asked.response.success
+    assert node.fsm.commands() == [b"2/1", b"3/1", b"4/1"]
+    published = node.core.state.published()
+    assert (published.last_log, published.last_snapshot) == (EntryID(1, 4), EntryID(1, 4))
+    assert node.core.unsettled.meta is None
+    assert marks(node) == [False]
+
+
+def test_entries_then_go_on_behind_that_snapshot():
+    """What was known to be committed before the restore comes once more, and no further."""
+    node = holding()
+    send(node, TERM + 1, 3, 1, content(2, 3))
+
+    asked = append(node, TERM + 1, 3, 1, entries(4, terms=(1, 3, 3)), commit=5)
+
+    assert asked.response.success
+    assert node.fsm.commands() == [b"2/1", b"3/1", b"4/1", b"5/3"]
+    assert node.core.state.commit_index == 5
+
+
+def test_a_later_leader_with_its_whole_log_halts_the_node():
+    """Nothing here can be taken back: it has to be rebuilt."""
+    node = holding()
+
+    assert append(node, TERM + 1, 0, 0).response.success
+    append(node, TERM + 1, 0, 0, entries(1, terms=(1, 1, 1, 1, 3)))
+
+    (crash,) = node.crashes
+    assert isinstance(crash, UnsettledSnapshotError)
+    assert "empty its directory" in str(crash)
+
+
+def test_a_later_leader_that_has_it_goes_on_behind_it():
+    node = holding()
+
+    asked = append(node, TERM + 1, INDEX, TERM, entries(INDEX + 1, terms=(3,)), commit=INDEX + 1)
+
+    assert asked.response.success
+    assert marks(node) == [False]
+
+
+def test_it_counts_as_the_end_of_the_log_in_elections():
+    node = holding()
+    node.core.inbox.close()
+
+    started = node.restarted()
+
+    assert started.core.raft_log.last() == RESTORED
+    played = started.play(Candidate)
+    assert (played.role, started.core.raft_log.last_index()) == (RaftState.CANDIDATE, INDEX)
+
+
+def test_no_snapshot_is_taken_of_it():
+    node = holding()
+    future = Future(node.host)
+
+    node.core.fsm.capture(future)
+    node.runtime.run()
+
+    assert isinstance(future.error(0), SnapshotError)
+
+
+def test_readers_do_not_see_it():
+    node = holding()
+    slow = node.fsm.restore
+    door = node.runtime.event()
+
+    def restore(reader):
+        door.wait()
+        slow(reader)
+
+    node.fsm.restore = restore
+    send(node, TERM, INDEX + 5, TERM, BY_HAND, unsettled=True)
+    future = IndexFuture(node.host)
+    node.core.fsm.answer_when_applied(4, future)
+    door.set()
+    node.runtime.run()
+    assert not future.done()
+
+    append(node, TERM, INDEX + 5, TERM, entries(INDEX + 6, terms=(2,)), commit=INDEX + 6)
+
+    assert future.result(0) == 4
+
+
+# ---- at start ----
+
+
+def stored(log, *, also_settled=None):
+    """A node over a log and an unsettled snapshot, as a crash may leave them."""
+    snapshots = InmemSnapshotStore()
+    if also_settled is not None:
+        sink = snapshots.create(1, *also_settled, MEMBERS, 1)
+        sink.write(COMMITTED)
+        sink.close()
+    sink = snapshots.create(1, INDEX, TERM, MEMBERS, 1, unsettled=True)
+    sink.write(BY_HAND)
+    sink.close()
+    return ScriptedNode(
+        configuration=MEMBERS, log=log, snapshots=snapshots, hard_state=HardState(TERM + 1)
+    )
+
+
+def test_a_crash_before_the_log_was_dropped_is_made_up_for():
+    node = stored(entries(2, terms=(1, 1, 2)))
+
+    assert node.stored() == []
+    assert node.core.raft_log.last() == RESTORED
+    assert node.core.state.commit_index == 0
+    assert node.core.unsettled.meta is not None
+    assert node.fsm.commands() == [b"2/1"]
+
+
+def test_a_log_that_goes_on_behind_it_keeps_it():
+    node = stored(entries(2, terms=(1,)))
+    node.store.store_logs(entries(INDEX + 1, terms=(3,)))
+
+    started = node.restarted()
+
+    assert started.core.raft_log.last() == EntryID(3, INDEX + 1)
+    assert started.core.unsettled.meta is not None
+
+
+def test_entries_of_a_later_leader_prove_that_it_never_happened():
+    """They may be acknowledged: an unsettled snapshot must not take their place."""
+    node = stored(entries(2, terms=(1, 1, 3)))
+
+    assert [index for index, _ in node.stored()] == [1, 2, 3, 4]
+    assert node.core.unsettled.meta is None
+    assert node.fsm.restores == 0
+
+
+def test_an_older_settled_snapshot_serves_instead():
+    node = stored(entries(2, terms=(1, 1, 1, 3)), also_settled=(4, 1))
+
+    assert node.fsm.commands() == [b"2/1", b"3/1", b"4/1"]
+    assert node.core.state.commit_index == 4
+
+
+def test_what_a_lost_leader_has_stored_is_removed():
+    node = ScriptedNode(configuration=MEMBERS, log=entries(2, terms=(1,)))
+    node.start(Follower)
+    sink = node.snapshots.create(1, INDEX, TERM, MEMBERS, 1, unsettled=True)
+    sink.close()
+    (meta,) = node.snapshots.list()
+
+    node.core.inbox.post(RestoreStored(TERM, object(), meta, None))
+    node.runtime.run()
+
+    assert list(node.snapshots.list()) == []
+
+
+def test_a_restore_that_the_fsm_does_not_take_poisons_it():
+    """Departure 9: as any other."""
+    node = ScriptedNode(configuration=MEMBERS, log=entries(2, terms=(1,)))
+    node.start(Follower)
+
+    send(node, TERM, INDEX, TERM, b"not a snapshot", unsettled=True)
+
+    assert node.core.fsm.poison is not None
+
+
+def test_nothing_applied_is_nothing_to_snapshot():
+    node = stored(entries(2, terms=(1,)))
+    future = Future(node.host)
+
+    node.core.fsm.capture(future)
+    node.runtime.run()
+
+    assert isinstance(future.error(0), NothingNewToSnapshotError)
