@@ -164,6 +164,10 @@ class SnapshotCorruptError(SnapshotError):
     """The content of a snapshot does not match its checksum."""
 
 
+class SnapshotVersionError(SnapshotError):
+    """The snapshot was written by a newer version of this library. Upgrade; nothing was changed."""
+
+
 # ---- stores ----
 
 

@@ -21,6 +21,8 @@ _log = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x72616674  # "raft"; what tells our files from others
 
+_HEADER_BYTES, _VERSION_AT, _APPLICATION_AT = 100, 60, 68  # of any SQLite file
+
 _WAL_LIMIT = 16 << 20  # bytes; a WAL that once grew beyond is cut back when it starts over
 
 
@@ -55,6 +57,7 @@ def open_database(path: str, *, unsafe_no_sync: bool) -> sqlite3.Connection:
     """
     if not os.path.exists(path):
         _create_database(path)
+    _check_header(path)
     connection = _connect(path)
     never_finalize(connection)
     try:
@@ -96,6 +99,18 @@ def _check_version(connection: sqlite3.Connection, path: str) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != APPLICATION_ID:
         raise StoreError(f"{path} is a database, but no log of this library")
+    _refuse_newer(version, path)
+
+
+def _check_header(path: str) -> None:
+    """Refuse a newer version before SQLite has opened the file, for closing it may write to it."""
+    with open(path, "rb") as file:
+        header = file.read(_HEADER_BYTES)
+    if int.from_bytes(header[_APPLICATION_AT : _APPLICATION_AT + 4], "big") == APPLICATION_ID:
+        _refuse_newer(int.from_bytes(header[_VERSION_AT : _VERSION_AT + 4], "big"), path)
+
+
+def _refuse_newer(version: int, path: str) -> None:
     if version > len(MIGRATIONS):
         raise StoreVersionError(
             f"{path} has version {version}, this library knows up to {len(MIGRATIONS)}: upgrade"

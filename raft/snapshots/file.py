@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from raft.errors import SnapshotCorruptError, SnapshotError
+from raft.errors import SnapshotCorruptError, SnapshotError, SnapshotVersionError
 from raft.interfaces import SnapshotSink
 from raft.messages import SnapshotReader
 from raft.runtime import THREADS, Runtime
@@ -109,7 +109,8 @@ class FileSnapshotStore:
     def list(self) -> Sequence[SnapshotMeta]:
         """Return the newest `retain` snapshots, newest first: by term, index, id.
 
-        Unsettled ones are listed besides. The content is not looked at.
+        Unsettled ones are listed besides. The content is not looked at. One that cannot be read is
+        passed over, but raises `SnapshotVersionError` if a newer version of this library wrote it.
         """
         with _explained("cannot list the snapshots"):
             everything = self._all()
@@ -192,6 +193,8 @@ class FileSnapshotStore:
                 meta, crc = _read_metadata(Path(entry.path))
             except FileNotFoundError:
                 continue  # just being removed
+            except SnapshotVersionError:
+                raise  # to go on without it would be to fall back behind what was acknowledged
             except (OSError, SnapshotError) as exc:
                 _log.warning("skipping snapshot path=%s cause=%s", entry.path, exc)
                 continue

@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 from raft.codec import MAX_UINT64, decode_peers, encode_peers
-from raft.errors import ProtocolError, SnapshotError
+from raft.errors import ProtocolError, SnapshotError, SnapshotVersionError
 from raft.types import (
     SNAPSHOT_VERSION,
     Configuration,
@@ -64,15 +64,18 @@ def decode_metadata(data: bytes) -> tuple[SnapshotMeta, int | None]:
 
 def _read_meta(fields: dict[str, Any]) -> SnapshotMeta:
     version = _read_number(fields, "Version")
+    if version > SNAPSHOT_VERSION:  # what else it holds is not known
+        raise SnapshotVersionError(
+            f"snapshot {fields.get('id')} has version {version}, this library knows up to"
+            f" {SNAPSHOT_VERSION}: upgrade the library; nothing was changed"
+        )
     index = _read_number(fields, "Index")
     if version == _LEGACY_VERSION:
         configuration = decode_peers(base64.b64decode(fields.get("peers") or "wA=="))
         configuration_index = index
-    elif version == SNAPSHOT_VERSION:
+    else:
         configuration = _read_configuration(fields.get("configuration") or {})
         configuration_index = _read_number(fields, "ConfigurationIndex")
-    else:
-        raise ValueError(f"unsupported snapshot version {version}")
     return SnapshotMeta(
         _read_text(fields, "ID"),
         index,

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from raft.codec import decode_peers, encode_peers
-from raft.errors import ProtocolError, SnapshotError
+from raft.errors import ProtocolError, SnapshotError, SnapshotVersionError
 from raft.snapshots.metadata import decode_metadata, encode_metadata
 from raft.types import Configuration, Server, ServerSuffrage, SnapshotMeta
 
@@ -89,7 +89,6 @@ def test_only_an_unsettled_snapshot_has_a_key_that_the_original_lacks():
         "[]",
         "null",
         "\xff",
-        '{"Version":2}',
         '{"Version":1,"Index":-1}',
         '{"Version":1,"Index":1e3}',
         '{"Version":1,"Index":18446744073709551616}',
@@ -107,3 +106,9 @@ def test_only_an_unsettled_snapshot_has_a_key_that_the_original_lacks():
 def test_metadata_with_a_fault_is_refused(text):
     with pytest.raises(SnapshotError):
         decode_metadata(text.encode("latin-1"))
+
+
+@pytest.mark.parametrize("version", [2, 2**64 - 1])
+def test_metadata_of_a_newer_version_says_to_upgrade(version):
+    with pytest.raises(SnapshotVersionError, match=rf"3-10-5 has version {version}.*upgrade"):
+        decode_metadata(b'{"Version":%d,"ID":"3-10-5","Index":"ten"}' % version)
