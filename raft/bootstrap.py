@@ -18,6 +18,7 @@ from raft.engine.first_start import (
 from raft.engine.membership import configurations_in
 from raft.engine.raft_log import RaftLog
 from raft.engine.recovery import recover
+from raft.engine.start_up import usable_snapshots
 from raft.errors import CantBootstrapError, CantRecoverError, InvalidConfigurationError
 from raft.interfaces import FSM, LogStore, SnapshotStore, StableStore
 from raft.runtime import THREADS
@@ -126,7 +127,7 @@ def get_configuration(
     validate_config(config)
     log = RaftLog(THREADS, logs, memory_bytes=0)
     covered = EMPTY_CONFIGURATION
-    for meta in snapshots.list()[:1]:
+    for meta in usable_snapshots(snapshots, logs)[:1]:
         log.set_boundary(EntryID(meta.term, meta.index))
         covered = meta.configuration
     log.reload()

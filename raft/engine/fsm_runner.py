@@ -165,7 +165,7 @@ class FsmRunner:
 
     def apply_upto(self, index: int) -> None:
         """Apply what is known to be committed; raises what halts a node."""
-        self._commit_index = index
+        self.commit(index)
         while self._machine.position.index < index:
             self._apply_some()
 

@@ -67,8 +67,7 @@ def _apply_committed(core: Core) -> None:
     upto = core.raft_log.tracked_commit_index()
     if upto > core.state.commit_index:
         core.fsm.apply_upto(upto)
-        core.state.set_commit_index(upto)
-        core.membership.commit(upto)
+        core.apply_committed(upto)
 
 
 def _restore_newest(core: Core) -> SnapshotMeta | None:

@@ -128,6 +128,22 @@ def test_a_snapshot_counts_as_committed_anyway(store, runtime, commit, applied):
     assert len(node.fsm.commands()) == applied - 1
 
 
+@pytest.mark.parametrize(("commit", "known"), [(2, 2), (4, 4)])
+def test_a_user_restore_is_settled_by_a_commit_behind_it_alone(store, runtime, commit, known):
+    """Departure 19: what was committed before it says nothing about it."""
+    snapshots = InmemSnapshotStore(runtime=runtime)
+    sink = snapshots.create(1, 3, 1, MEMBERS, 1, unsettled=True)
+    RecordedSnapshot(entries(2, terms=(1, 1))).persist(sink)
+    sink.close()
+    store.stage_commit_index(commit)
+    store.store_logs(entries(4, terms=(1, 1)))
+
+    core = started(store, runtime, snapshots=snapshots).core
+
+    assert (core.state.commit_index, core.state.applied_index) == (known, max(known, 3))
+    assert (core.unsettled.meta is None) is (commit > 3)
+
+
 def test_an_index_above_the_log_is_not_trusted(store, runtime):
     fill(store, *entries(2, terms=(1, 1)), commit=3)
     store.get_commit_index = lambda: 99  # by a store that does not look at its own end

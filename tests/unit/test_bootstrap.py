@@ -30,7 +30,7 @@ MEMBERS, BIGGER, OTHER = servers("n1", "n2"), servers("n1", "n2", "n3"), servers
 # ---- the configuration of a stopped node ----
 
 
-def offline(logs=(), snapshot=None):
+def offline(logs=(), snapshot=None, *, unsettled=False):
     """What stores say that hold these entries and a snapshot of (index, configuration)."""
     store = ScriptedStore(ManualRuntime())
     if logs:
@@ -38,7 +38,7 @@ def offline(logs=(), snapshot=None):
     snapshots = InmemSnapshotStore()
     if snapshot is not None:
         index, configuration = snapshot
-        snapshots.create(1, index, 1, configuration, 1).close()
+        snapshots.create(1, index, 1, configuration, 1, unsettled=unsettled).close()
 
     def refuse(name):
         raise AssertionError(f"{name}: something is written")
@@ -77,6 +77,14 @@ def test_a_log_that_the_snapshot_has_replaced_is_not_asked():
     log = [configuration_entry(1, 1, MEMBERS), *entries(2, terms=(1, 9))]
 
     assert offline([*log, configuration_entry(4, 9, BIGGER)], snapshot=(3, OTHER)) == OTHER
+
+
+def test_a_user_restore_that_never_happened_is_not_asked():
+    """Departure 19: a later leader went on without it."""
+    log = [configuration_entry(1, 1, MEMBERS), *entries(2, terms=(1, 9))]
+
+    assert offline(log, snapshot=(3, OTHER), unsettled=True) == MEMBERS
+    assert offline(snapshot=(3, OTHER), unsettled=True) == OTHER
 
 
 def test_what_cannot_be_trusted_is_an_error():
