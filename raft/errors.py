@@ -217,6 +217,10 @@ class StoreClosedError(StoreError):
     """The store was closed."""
 
 
+class StoreReadOnlyError(StoreError):
+    """The store was opened for reading only. Open it without `read_only` to write."""
+
+
 class StoreVersionError(StoreError):
     """The file was written by a newer version of this library. Upgrade; nothing was changed."""
 

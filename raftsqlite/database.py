@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from raft.errors import StoreClosedError, StoreError
+from raft.errors import StoreClosedError, StoreError, StoreReadOnlyError
 from raft.runtime import ForkGuard, after_fork_in_child
 from raftsqlite.guard import LockFile, is_fault_of_the_disk, translated
-from raftsqlite.schema import make_directories, open_database, publish, remove
+from raftsqlite.schema import make_directories, open_database, open_read_only, publish, remove
 
 _log = logging.getLogger(__name__)
 
@@ -33,9 +33,12 @@ class Database:
     After a write that failed for the disk's sake, all writes are refused until `reopen`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, unsafe_no_sync: bool) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, unsafe_no_sync: bool, read_only: bool
+    ) -> None:
         self.path = os.path.realpath(os.fspath(path))
         self._unsafe_no_sync = unsafe_no_sync
+        self.is_read_only = read_only
         self._fork_guard = ForkGuard(f"the SQLiteStore of {self.path}")
         self._lock = threading.Lock()  # guards the connection and all fields below
         self._backup_ended = threading.Condition(self._lock)
@@ -44,7 +47,10 @@ class Database:
         self._backups = 0  # under way; nobody closes the connection under them
         self._interrupts_backups = False
 
-        make_directories(os.path.dirname(self.path))
+        if not read_only:
+            make_directories(os.path.dirname(self.path))
+        elif not os.path.exists(self.path):
+            raise StoreError(f"there is no store at {self.path}")
         self._lock_file = LockFile(self.path + ".lock", self.path)
         try:
             self._connection: sqlite3.Connection | None = self._open()
@@ -66,6 +72,8 @@ class Database:
         self._fork_guard.check()
         with self._lock, translated(what, self.path):
             connection = self._usable_connection()
+            if self.is_read_only:
+                raise StoreReadOnlyError(f"{what}: {self.path} was opened for reading only")
             if self._failure is not None:
                 raise StoreError(
                     f"{what}: a write to {self.path} failed before ({self._failure}), and what is"
@@ -151,6 +159,8 @@ class Database:
 
     def _open(self) -> sqlite3.Connection:
         with translated("cannot open the store", self.path):
+            if self.is_read_only:
+                return open_read_only(self.path)
             return open_database(self.path, unsafe_no_sync=self._unsafe_no_sync)
 
     def _close_connection(self) -> None:

@@ -11,6 +11,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable
+from urllib.parse import quote
 
 import sqlite_utils
 
@@ -73,9 +74,35 @@ def open_database(path: str, *, unsafe_no_sync: bool) -> sqlite3.Connection:
     return connection
 
 
+def open_read_only(path: str) -> sqlite3.Connection:
+    """Open a file that is there, without writing to it or to its write-ahead log.
+
+    The caller holds the lock file. Where a crash has left a write-ahead log SQLite makes an index
+    of it beside, which the next owner removes.
+    """
+    _check_header(path)
+    wal = path + "-wal"
+    has_wal = os.path.exists(wal) and os.path.getsize(wal) > 0
+    connection = _connect(f"file:{quote(path)}?mode=ro" + ("" if has_wal else "&immutable=1"))
+    never_finalize(connection)
+    try:
+        _check_version(connection, path)
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version < len(MIGRATIONS):
+            raise StoreError(
+                f"{path} has version {version}, this library reads {len(MIGRATIONS)}: open it once"
+                " without read_only, which brings it up to date"
+            )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 def _connect(path: str) -> sqlite3.Connection:
     return sqlite3.connect(
         path,
+        uri=path.startswith("file:"),  # ours are absolute, so no path of a user's begins so
         timeout=0,  # nobody is worth waiting for
         isolation_level=None,  # transactions begin and end where we say so
         check_same_thread=False,  # the store's lock sees to that

@@ -54,10 +54,19 @@ class SQLiteStore:
         path: the file; it and its directories are made if need be.
         unsafe_no_sync: do not wait for the disk. The loss of power then loses acknowledged
             entries and votes, which can cost the cluster data: for tests only.
+        read_only: look at the store of a stopped node; it must be there. What would write raises
+            `StoreReadOnlyError`, and the file and its write-ahead log stay as they are. It is
+            locked all the same.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, unsafe_no_sync: bool = False) -> None:
-        self._database = Database(path, unsafe_no_sync=unsafe_no_sync)
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        unsafe_no_sync: bool = False,
+        read_only: bool = False,
+    ) -> None:
+        self._database = Database(path, unsafe_no_sync=unsafe_no_sync, read_only=read_only)
         # Guarded by the database's lock:
         self._staged_commit_index = NO_INDEX
         self._wal_bytes = 0  # written since the last checkpoint, about
@@ -202,7 +211,8 @@ class SQLiteStore:
 
     def maintain(self) -> None:
         """Do what is due: a checkpoint, or a step of returning free space to the file system."""
-        if self._wal_bytes < _CHECKPOINT_AT and not self._may_have_spare_space:
+        is_due = self._wal_bytes >= _CHECKPOINT_AT or self._may_have_spare_space
+        if self._database.is_read_only or not is_due:
             return
         with self._database.writing("cannot maintain the store") as connection:
             if self._wal_bytes >= _CHECKPOINT_AT:

@@ -40,6 +40,7 @@ def in_child(action):
 
 
 def test_a_second_opener_in_the_same_process_is_refused(store, path):
+    """BLT-02; at once, because an owner does not go away by waiting."""
     with pytest.raises(StoreLockedError, match=r"process \d+.*backup"):
         SQLiteStore(path)
 

@@ -54,6 +54,13 @@ class TestSQLiteStore(
     CommitTrackingContract,
     StableStoreContract,
 ):
+    """BLT-05 to BLT-12, each a contract of all our stores, with errors instead of texts.
+
+    First and last index (05, 06): of an empty store, and after storing and deleting. An entry that
+    is absent, one stored alone, several in one call (07 to 09), a range deleted (10). Keys that
+    are absent, values and numbers that come back (11, 12).
+    """
+
     @pytest.fixture
     def store(self, path):
         self.path = path
@@ -68,6 +75,7 @@ class TestSQLiteStore(
 
 
 def test_it_offers_its_contracts(store):
+    """BLT-01"""
     logs: LogStore = store
     stable: StableStore = store
 
@@ -107,6 +115,15 @@ def test_rows_are_plain_columns_for_any_sqlite_tool(path):
         {"kind": "bytes", "key": b"key", "value": b"value"},
         {"kind": "uint64", "key": b"number", "value": 99},
     ]
+    database.close()
+
+
+def test_a_new_file_has_both_tables(path):
+    """BLT-04"""
+    SQLiteStore(path).close()
+
+    database = sqlite_utils.Database(path)
+    assert database.table_names() == ["log", "stable"]
     database.close()
 
 
