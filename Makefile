@@ -11,10 +11,10 @@ ARGS ?=
 KEEP ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test coverage lint format demo bench clean
+.PHONY: help venv test coverage lint format demo bench bench-stores clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(VENV)/.installed-dev  ## make .venv with everything, as `test` and `lint` do by themselves
 
@@ -39,6 +39,9 @@ demo: $(VENV)/.installed-demo  ## tour of a three-process cluster that loses its
 
 bench: $(VENV)/.installed-demo  ## measure apply() on three durable processes
 	$(RUN) -m benchmarks.bench_apply $(ARGS)
+
+bench-stores: $(VENV)/.installed-demo  ## measure single operations of the stores
+	$(RUN) -m benchmarks.bench_stores $(ARGS)
 
 clean:  ## remove all that these targets have made, .venv included
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .coverage htmlcov
