@@ -86,7 +86,9 @@ class Raft:
 
     Raises:
         InvalidConfigError: a field of `config` is out of range.
+        IncompatibleLogStoreError: the log store cannot do what `restore_committed_logs` needs.
         SnapshotError, LogGapError, LogCorruptError: the stores do not make a whole.
+        UnsupportedProtocolError: the log is that of a protocol version below 3.
     """
 
     def __init__(

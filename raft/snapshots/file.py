@@ -93,8 +93,14 @@ class FileSnapshotStore:
                 raise
 
     def _make_unfinished(self, prefix: str) -> Path:
-        """Make the directory of a new snapshot, whose stamp no other of this prefix has."""
+        """Make the directory of a new snapshot, newer than all of this prefix.
+
+        Their stamps rank them, so a clock that was set back must not count.
+        """
         stamp = self._runtime.wall_time_ns() // 1_000_000
+        for path in self._directory.glob(prefix + "*"):
+            if _ID.fullmatch(path.name):
+                stamp = max(stamp, int(path.name.removeprefix(prefix)) + 1)
         while True:
             finished = self._directory / f"{prefix}{stamp}"
             path = finished.with_name(finished.name + _UNFINISHED)

@@ -108,6 +108,28 @@ def test_a_node_goes_on_over_a_store_of_version_1(folder):
         assert store.get_range(3, 9, 1 << 20) == LOG
 
 
+def test_a_store_of_version_1_is_recovered(folder):
+    config = fast_config("n1")
+    snapshots = FileSnapshotStore(folder, retain=1)
+    survivors = Configuration([*FIRST.servers, Server("n3", "n3:1")])
+
+    with SQLiteStore(folder / "raft.db") as store:
+        recover_cluster(config, RecordingFSM(), store, store, snapshots, survivors)
+
+    with SQLiteStore(folder / "raft.db", read_only=True) as store:
+        (meta,) = snapshots.list()
+        assert (meta.index, meta.term, meta.configuration) == (9, 2, survivors)
+        assert (store.first_index(), store.last_index()) == (0, 0)
+        assert HardState.load(store) == HardState(3, "n1", "n1:1")
+        assert store.get(CLUSTER_ID_KEY).decode() not in ("", CLUSTER_ID)
+        assert get_configuration(config, RecordingFSM(), store, store, snapshots) == survivors
+    fsm = RecordingFSM()
+    _, reader = snapshots.open(meta.id)
+    fsm.restore(reader)
+    reader.close()
+    assert fsm.commands() == COMMANDS
+
+
 # ---- versions not known yet ----
 
 

@@ -195,6 +195,20 @@ def test_names_of_the_same_millisecond_differ(tmp_path):
     assert len(store.list()) == 4
 
 
+def test_a_snapshot_is_newer_than_older_ones_although_the_clock_was_set_back(tmp_path):
+    """As after a recovery, whose snapshot covers what the one before it covers."""
+    clock = StoppedClock()
+    store = FileSnapshotStore(tmp_path, 1, runtime=clock)
+    begin_snapshot(store, 10, 3).close()
+    clock.wall_time_ns = lambda: 1_600_000_000_000_000_000
+
+    later = begin_snapshot(store, 10, 3)
+    later.close()
+
+    assert later.id() == "3-10-1700000000124"
+    assert [meta.id for meta in store.list()] == names(tmp_path) == [later.id()]
+
+
 @pytest.mark.parametrize("damage", ["flipped", "cut", "longer", "absent"])
 def test_a_damaged_snapshot_is_not_opened(store, tmp_path, damage):
     snapshot_id = take_snapshot(store, 10, 3, [b"some state " * 100])
