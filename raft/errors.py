@@ -180,7 +180,14 @@ class LogCompactedError(LogNotFoundError):
 
 
 class LogCorruptError(RaftError):
-    """A stored entry does not match its checksum. Rebuild this node from its peers."""
+    """A stored entry, at `index`, does not match its checksum: the disk has changed it.
+
+    Other servers send it again. Where there is no other voter, restore a backup of the store.
+    """
+
+    def __init__(self, message: str, index: int = 0) -> None:
+        super().__init__(message)
+        self.index = index
 
 
 class LogGapError(RaftError):

@@ -151,6 +151,10 @@ class Configuration:
         """Return the voters, in order."""
         return tuple(s for s in self.servers if s.suffrage is ServerSuffrage.VOTER)
 
+    def has_other_voter(self, server_id: ServerID) -> bool:
+        """Tell whether anybody else votes."""
+        return any(server.id != server_id for server in self.voters())
+
     def quorum(self) -> int:
         """Return how many voters make a majority."""
         return len(self.voters()) // 2 + 1

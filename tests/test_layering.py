@@ -29,7 +29,10 @@ class Group(NamedTuple):
     lowest_only: bool = False  # of the floors below, may it import 0 and 1 alone?
 
 
-PARTS = "state disk raft_log membership commitment inbox progress state_machine fsm_runner settling"
+PARTS = (
+    "state disk raft_log membership commitment inbox progress state_machine fsm_runner settling"
+    " damage"
+)
 RUNNERS = (
     "append_entries request_vote install_snapshot heartbeat replication snapshotter first_start"
     " start_up recovery lifecycle assembly stats"

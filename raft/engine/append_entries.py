@@ -175,4 +175,5 @@ def _store(core: Core, logs: Sequence[Log], commit: int) -> None:
         # Law 3: one committed before our own disk had it comes back, and is known already.
         if index > members.committed_index:
             members.append(index, configuration)
+    core.damage.look()
     core.publish_log()

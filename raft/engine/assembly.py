@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 from raft.config import Config
 from raft.engine.core import Core, NodeLogger
+from raft.engine.damage import Damage
 from raft.engine.disk import Disk
 from raft.engine.fsm_runner import FsmRunner
-from raft.engine.inbox import FSMPoisoned, Inbox
+from raft.engine.inbox import FSMPoisoned, Inbox, LogCorrupted
 from raft.engine.membership import Membership
 from raft.engine.raft_log import RaftLog
 from raft.engine.settling import Unsettled
@@ -71,6 +72,7 @@ def assemble(
             snapshots=snapshots,
             state=state,
             on_poisoned=lambda error: inbox.post(FSMPoisoned(error)),
+            on_corrupt=lambda error: inbox.post(LogCorrupted(error)),
         ),
         leader_ch=LatestValue(runtime),
         emit=emit,
@@ -79,4 +81,5 @@ def assemble(
         hard_state=HardState(),
         main_ended=runtime.event(),
         unsettled=Unsettled(disk, snapshots),
+        damage=Damage(disk, logs, stable, raft_log),
     )

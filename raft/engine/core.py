@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raft.config import Config
+from raft.engine.damage import Damage
 from raft.engine.disk import Disk, Write
 from raft.engine.fsm_runner import FsmRunner
 from raft.engine.inbox import Apply, ClientMessage, Inbox, Message
@@ -89,6 +90,7 @@ class Core:
     hard_state: HardState
     main_ended: Event
     unsettled: Unsettled
+    damage: Damage
     cluster_id: str | None = None
     fault: BaseException | None = None
     transfer_candidacy: bool = False  # set by TimeoutNow for the next campaign only (3.10)
@@ -171,7 +173,7 @@ class Core:
         """Read everything anew; return what is wrong with the stores, to be tried again later."""
         try:
             self._reread()
-        except (RaftInternalError, LogCorruptError, LogGapError, StoppingError):
+        except (RaftInternalError, LogGapError, StoppingError):
             raise
         except Exception as error:  # noqa: BLE001 - a store is foreign code
             self.log.warning("stores cannot be read error=%s", error)
@@ -192,6 +194,9 @@ class Core:
 
     def _reread(self) -> None:
         """Take last index, vote and latest configuration from the stores."""
+        fault = self.fault
+        if isinstance(fault, LogCorruptError):
+            self.write("cut off damage", lambda: self.damage.cut_off(fault.index))
         self.raft_log.reload()
         hard_state = HardState.load(self.stable)
         if hard_state.term < self.hard_state.term:

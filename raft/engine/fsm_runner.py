@@ -19,6 +19,7 @@ from raft.engine.state import NodeState
 from raft.engine.state_machine import Capture, Raised, StateMachine
 from raft.errors import (
     LeadershipLostError,
+    LogCorruptError,
     LogNotFoundError,
     RaftError,
     ShutdownNotAppliedError,
@@ -34,6 +35,7 @@ _log = logging.getLogger(__name__)
 
 _RESTORE_RETRY_BASE = 0.1  # seconds before a failed restore is tried again, doubling
 _RESTORE_RETRY_CAP = 30.0
+_CORRUPT_PAUSE = 0.1  # seconds before an entry that the disk has spoiled is looked at again
 
 
 @dataclass(slots=True)
@@ -60,6 +62,7 @@ class FsmRunner:
         snapshots: SnapshotStore,
         state: NodeState,
         on_poisoned: Callable[[BaseException], None],
+        on_corrupt: Callable[[LogCorruptError], None],
     ) -> None:
         self._runtime = runtime
         self._config = config
@@ -68,6 +71,7 @@ class FsmRunner:
         self._snapshots = snapshots
         self._state = state
         self._on_poisoned = on_poisoned
+        self._on_corrupt = on_corrupt
         self._thread: object = None
         self._changed = runtime.condition()  # guards all below
         self._commit_index = NO_INDEX
@@ -310,6 +314,11 @@ class FsmRunner:
         count = min(config.max_append_entries, upto - position)
         try:
             logs = self._log.entries(position + 1, count, config.max_append_bytes)
+        except LogCorruptError as error:
+            self._on_corrupt(error)  # the main thread gives it up; it comes again from a leader
+            with self._changed:
+                self._changed.wait(_CORRUPT_PAUSE)
+            return
         except LogNotFoundError:
             with self._changed:
                 if self._restore is not None:

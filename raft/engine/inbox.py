@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeAlias
 
-from raft.errors import EnqueueTimeoutError, ShutdownNotAppliedError
+from raft.errors import EnqueueTimeoutError, LogCorruptError, ShutdownNotAppliedError
 from raft.futures import Future, IndexFuture
 from raft.messages import RPC, SnapshotReader
 from raft.runtime import Deadline, Runtime
@@ -224,6 +224,13 @@ class TailWriteFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class LogCorrupted:
+    """Somebody has read an entry that the disk has changed."""
+
+    error: LogCorruptError
+
+
+@dataclass(frozen=True, slots=True)
 class VoteReceived:
     """The answer of one voter in one round of a candidate."""
 
@@ -267,6 +274,7 @@ ControlMessage: TypeAlias = (
     | LogReplaced
     | ConfigReloaded
     | TailWriteFailed
+    | LogCorrupted
     | VoteReceived
     | SnapshotTaken
     | SnapshotReceived

@@ -122,6 +122,7 @@ class SnapshotReceiver:
         core.state.set_last_snapshot(last, replaces=core.unsettled.replace(meta))
         if not meta.unsettled:
             core.state.set_commit_index(max(core.state.commit_index, meta.index))
+        core.damage.look()
         core.publish_log()
         core.log.info("installed snapshot id=%s index=%d", meta.id, meta.index)
 

@@ -118,7 +118,8 @@ class RaftLog:
     def entries(self, first: int, count: int, max_bytes: int) -> tuple[Log, ...]:
         """Return up to `count` entries from `first` on, cut at `max_bytes` but at least one.
 
-        Raises as `term_at`; also `LogCorruptError` when the disk has spoiled one.
+        Stops before an entry that the disk has spoiled, or raises `LogCorruptError` if that is
+        the first. Else raises as `term_at`.
         """
         with self._lock:
             if self._recent.get(first) is not None:
@@ -137,12 +138,11 @@ class RaftLog:
         if first > last:
             raise LogNotFoundError(f"log not found: entry {first}, the log ends before it")
         logs = self._read_store(first, last, max_bytes)
-        for log in logs:
+        for position, log in enumerate(logs):
             if not log.is_intact():
-                raise LogCorruptError(
-                    f"entry {log.index} does not match its checksum: the disk has changed it."
-                    " Rebuild this node from its peers"
-                )
+                if position == 0:
+                    raise _corrupt(log)
+                return logs[:position]
         return logs
 
     def _read_store(self, first: int, last: int, max_bytes: int) -> list[Log]:
@@ -277,7 +277,7 @@ class RaftLog:
         first, last = self._store.first_index(), self._store.last_index()
         last_log = self._store.get_log(last) if last else None
         if last_log is not None and not last_log.is_intact():
-            raise LogCorruptError(f"entry {last}, the last one, does not match its checksum")
+            raise _corrupt(last_log)
         with self._lock:
             self._tail_open = False
             self._first_index = first
@@ -318,7 +318,10 @@ class RaftLog:
             return False
         if self.ends_before_boundary():
             return True
-        return self._store.get_log(boundary.index).term != boundary.term
+        log = self._store.get_log(boundary.index)
+        if not log.is_intact():
+            raise _corrupt(log)
+        return log.term != boundary.term
 
 
 class RecentEntries:
@@ -372,6 +375,12 @@ class RecentEntries:
         self._bytes = 0
         self.first = first
         self.last = last
+
+
+def _corrupt(log: Log) -> LogCorruptError:
+    return LogCorruptError(
+        f"entry {log.index} does not match its checksum: the disk has changed it", log.index
+    )
 
 
 def _cut(logs: list[Log], max_bytes: int) -> list[Log]:

@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from raft.engine.heartbeat import Heartbeats, Links
-from raft.engine.inbox import NewerTermSeen
+from raft.engine.inbox import LogCorrupted, NewerTermSeen
 from raft.engine.progress import CountingReader
 from raft.errors import (
     LogCompactedError,
@@ -189,9 +189,11 @@ class PeerReplicator:
                 self._send_next()
         except LogCompactedError:
             self._try_snapshot()
-        except (LogCorruptError, RaftInternalError):
+        except RaftInternalError:
             raise  # of this node, not of the peer: it must stop
         except (RaftError, OSError) as error:
+            if isinstance(error, LogCorruptError):
+                self._links.post(LogCorrupted(error))
             self._failed(error)
 
     def _failed(self, error: BaseException) -> None:

@@ -76,8 +76,9 @@ def receive_timeout_now(core: Core, rpc: RPC, request: TimeoutNowRequest) -> Non
 
 
 def may_campaign(core: Core) -> bool:
-    """Tell whether this node is fit to lead: its disk works and its FSM is whole."""
-    return core.fault is None and core.disk.is_fit() and core.fsm.poison is None
+    """Tell whether this node is fit to lead: its disk works, its log and its FSM are whole."""
+    is_sound = core.fault is None and core.disk.is_fit() and core.damage.is_whole()
+    return is_sound and core.fsm.poison is None
 
 
 def is_up_to_date(own: EntryID, candidate: EntryID) -> bool:
@@ -97,6 +98,8 @@ def _refusal_before_term(core: Core, candidate: RPCHeader, *, is_transfer: bool)
         return "not in configuration"
     if core.fault is not None or not core.disk.is_fit():
         return "disk is not fit"
+    if not core.damage.is_whole():
+        return "log is damaged"  # it may lack what it has acknowledged (departure 16)
     # A known leader is not disturbed (thesis 4.2.3); its own request shows it leads no more (H15).
     _, leader_id = core.state.leader()
     if leader_id and candidate.id != leader_id and not is_transfer:

@@ -5,11 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
+from raft.codec import decode_configuration
 from raft.engine.core import Core
 from raft.engine.state import HardState, load_cluster_id
-from raft.errors import SnapshotError
+from raft.errors import LogCorruptError, SnapshotError
 from raft.interfaces import LogStore, SnapshotStore
-from raft.types import EntryID, SnapshotMeta
+from raft.types import (
+    EMPTY_CONFIGURATION,
+    NO_INDEX,
+    Configuration,
+    EntryID,
+    LogType,
+    SnapshotMeta,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -21,7 +29,7 @@ def load_state(core: Core) -> None:
         IncompatibleLogStoreError: the log store cannot do what `restore_committed_logs` needs.
         SnapshotError: there are snapshots, but none can be read.
         LogGapError: the log does not join the newest snapshot that can be read.
-        LogCorruptError: an entry does not match its checksum.
+        LogCorruptError: an entry does not match its checksum, and there is no other voter.
     """
     if core.config.restore_committed_logs:
         core.raft_log.track_commits()
@@ -35,13 +43,14 @@ def load_state(core: Core) -> None:
             core.unsettled.meta = meta
         else:
             core.state.set_commit_index(meta.index)  # what a snapshot covers is committed
-        core.membership.reset(meta.configuration_index, meta.configuration)
-    core.raft_log.reload()
-    if core.raft_log.must_drop():
-        core.log.warning("dropping log that the newest snapshot has replaced")
-        core.raft_log.drop_all(core.raft_log.boundary())
-    _load_term(core)
-    core.scan_configurations(core.raft_log.boundary().index + 1)
+    core.damage.load()
+    while True:
+        try:
+            _load_log(core, meta)
+            break
+        except LogCorruptError as error:
+            _give_up(core, error)
+    core.damage.look()
     _apply_committed(core)
     core.publish_log()
     core.log.info(
@@ -49,6 +58,41 @@ def load_state(core: Core) -> None:
         core.membership.latest_index,
         core.membership.latest,
     )
+
+
+def _load_log(core: Core, meta: SnapshotMeta | None) -> None:
+    """Read log and vote record; every entry behind the snapshot is looked at."""
+    if meta is not None:
+        core.membership.reset(meta.configuration_index, meta.configuration)
+    else:
+        core.membership.reset(NO_INDEX, EMPTY_CONFIGURATION)
+    core.raft_log.reload()
+    if core.raft_log.must_drop():
+        core.log.warning("dropping log that the newest snapshot has replaced")
+        core.raft_log.drop_all(core.raft_log.boundary())
+    _load_term(core)
+    core.scan_configurations(core.raft_log.boundary().index + 1)
+
+
+def _give_up(core: Core, error: LogCorruptError) -> None:
+    """Let go of a spoiled entry, or raise if no other server is known to have it."""
+    if error.index <= core.raft_log.boundary().index:
+        core.log.warning("dropping damaged entries that a snapshot covers upto=%d", error.index)
+        core.logs.delete_range(core.logs.first_index(), error.index)
+    elif _members_before(core, error.index).has_other_voter(core.local_id):
+        core.damage.cut_off(error.index)
+    else:
+        raise error
+
+
+def _members_before(core: Core, index: int) -> Configuration:
+    """Return the configuration in force before an entry."""
+    members = core.membership.latest
+    for at in range(core.raft_log.boundary().index + 1, index):
+        log = core.logs.get_log(at)
+        if log.type is LogType.CONFIGURATION and log.is_intact():
+            members = decode_configuration(log.data)
+    return members
 
 
 def _load_term(core: Core) -> None:

@@ -16,6 +16,7 @@ from raft.engine.inbox import (
     CommitAdvanced,
     ConfigReloaded,
     FSMPoisoned,
+    LogCorrupted,
     LogReplaced,
     Message,
     NewerTermSeen,
@@ -39,6 +40,7 @@ from raft.engine.request_vote import (
 )
 from raft.errors import (
     CantBootstrapError,
+    LogCorruptError,
     RaftError,
     RaftInternalError,
     ShutdownOutcomeUnknownError,
@@ -78,6 +80,7 @@ class Role:
             SnapshotReceived: snapshots.finish,
             FSMPoisoned: self.on_fsm_poisoned,
             TailWriteFailed: self.on_tail_write_failed,
+            LogCorrupted: self.on_log_corrupted,
             # Left over from another role or term.
             CommitAdvanced: self.ignore,
             NewerTermSeen: self.ignore,
@@ -120,6 +123,8 @@ class Role:
                 message.fail(error)
             if isinstance(error, (StoppingError, RaftInternalError)):
                 raise
+            if isinstance(error, LogCorruptError):
+                self.on_log_corrupted(LogCorrupted(error))
             self.core.log.warning("request failed error=%s", error)
         except Exception as error:
             # The node halts. Only this caller is in nobody's hands any more.
@@ -187,6 +192,20 @@ class Role:
         What such a write has left may look like durable entries (law 6).
         """
         self.core.fault = message.error
+
+    def on_log_corrupted(self, message: LogCorrupted) -> None:
+        """Give a spoiled entry up (departure 16): a snapshot covers it, or a leader sends it again.
+
+        The follower does, as after a write that failed. Without another voter the node halts.
+        """
+        core, error = self.core, message.error
+        core.log.error("log is damaged error=%s", error)
+        if error.index <= core.raft_log.boundary().index:
+            core.damage.drop_covered(error.index)
+        elif not core.membership.latest.has_other_voter(core.local_id):
+            raise RaftInternalError(f"{error}, and no other voter has it: restore a backup")
+        else:
+            core.fault = error
 
     def on_reload(self, message: ConfigReloaded) -> None:
         """Timeouts were changed: wait by the new ones, from now on."""

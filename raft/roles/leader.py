@@ -15,6 +15,7 @@ from raft.engine.inbox import (
     CommitAdvanced,
     ConfigReloaded,
     FSMPoisoned,
+    LogCorrupted,
     LogReplaced,
     Message,
     NewerTermSeen,
@@ -75,11 +76,18 @@ class Leader(Role):
         self.tail_write: Write | None = None
         self.lease = Lease(core.config.leader_lease_timeout, core.runtime.monotonic())
         self.loss: RaftError | None = None  # why leadership ended, for those in flight
+        self.peers = Peers(core, self._links())
+        self.reads = Reads(core, self.start_index, self.peers.beat_now)
+        self.transfers = Transfers(core, self.term, self.commitment, self.peers)
+        self.restores = UserRestores(core, self.term, self._dispatch_one)
+        self.changes = Changes(
+            core, self.commitment, self.peers, self._dispatch_one, self._may_change
+        )
         self.handlers |= {
             Apply: self.on_apply,
             ChangeConfiguration: self.on_change,
-            VerifyLeader: self.on_read,
-            ReadBarrier: self.on_read,
+            VerifyLeader: self.reads.add,
+            ReadBarrier: self.reads.add,
             TransferLeadership: self.on_transfer,
             UserRestore: self.on_user_restore,
             CommitAdvanced: self.on_commit,
@@ -91,13 +99,6 @@ class Leader(Role):
             BeatAnswered: self.on_beat,
             TailWriteFailed: self.on_tail_write_failed,
         }
-        self.peers = Peers(core, self._links())
-        self.reads = Reads(core, self.start_index, self.peers.beat_now)
-        self.transfers = Transfers(core, self.term, self.commitment, self.peers)
-        self.restores = UserRestores(core, self.term, self._dispatch_one)
-        self.changes = Changes(
-            core, self.commitment, self.peers, self._dispatch_one, self._may_change
-        )
 
     def _links(self) -> Links:
         """Return what all replicators of this leadership share."""
@@ -225,6 +226,12 @@ class Leader(Role):
         super().on_tail_write_failed(message)
         self._step_down(StorageFailedError(f"the leader's disk failed: {message.error}"))
 
+    def on_log_corrupted(self, message: LogCorrupted) -> None:
+        """Leave: a follower gets the entry from the next leader."""
+        super().on_log_corrupted(message)
+        if self.core.fault is not None:
+            self._step_down(StorageFailedError(f"the leader's disk failed: {message.error}"))
+
     # ---- committing ----
 
     def _announce_commit(self) -> None:
@@ -318,10 +325,6 @@ class Leader(Role):
             self.restores.replaced(message)
 
     # ---- leading still? ----
-
-    def on_read(self, message: VerifyLeader | ReadBarrier) -> None:
-        """Have a quorum confirm that this node leads."""
-        self.reads.add(message)
 
     def on_beat(self, message: BeatAnswered) -> None:
         """Count a confirmation."""

@@ -111,6 +111,23 @@ def test_an_entry_spoiled_on_disk_is_found_at_start() -> None:
             cluster.restart(leader)
 
 
+def test_a_member_with_a_spoiled_entry_gets_it_again_and_is_whole() -> None:
+    """Departure 16: it runs, but neither votes nor leads until its log is as long as it was."""
+    with Cluster(3) as cluster:
+        leader, follower = cluster.leader(), cluster.followers()[0]
+        apply_count(leader, 10)
+        cluster.assert_same_state()
+        cluster.stop(follower)
+        store = follower.logs
+        store.store_log(replace(store.get_log(5), data=b"spoiled"))
+
+        cluster.restart(follower)
+
+        assert len(cluster.assert_same_state()) == 10
+        assert store.get_log(5).is_intact()
+        assert follower.node._core.damage.is_whole()
+
+
 def test_an_entry_spoiled_on_its_way_is_not_stored() -> None:
     """Departure 16"""
     with Cluster(3) as cluster:

@@ -245,8 +245,10 @@ def test_an_entry_that_the_disk_has_changed_is_found_when_read(runtime, store):
     log = loaded(runtime, store, *entries(1, terms=(1, 1, 1)))
     spoil(store, 2)
 
-    with pytest.raises(LogCorruptError, match="entry 2"):
-        log.entries(1, 3, PLENTY)
+    assert [entry.index for entry in log.entries(1, 3, PLENTY)] == [1]
+    with pytest.raises(LogCorruptError, match="entry 2") as caught:
+        log.entries(2, 2, PLENTY)
+    assert caught.value.index == 2
     with pytest.raises(LogCorruptError, match="entry 2"):
         log.term_at(2)
 

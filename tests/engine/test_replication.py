@@ -5,11 +5,10 @@ from itertools import pairwise
 import pytest
 
 from raft.engine.heartbeat import Links
-from raft.engine.inbox import NewerTermSeen
+from raft.engine.inbox import LogCorrupted, NewerTermSeen
 from raft.engine.replication import PeerReplicator
 from raft.errors import (
     ConnectionLostError,
-    LogCorruptError,
     PeerUnreachableError,
     RemoteError,
     RPCTimeoutError,
@@ -434,7 +433,7 @@ def test_a_match_never_falls_for_an_answer_that_comes_late():
     assert bench.matches == sorted(bench.matches)
 
 
-def test_an_entry_that_the_own_disk_has_changed_halts_the_node():
+def test_an_entry_that_the_own_disk_has_changed_is_not_sent_but_reported():
     """Departure 16: checked when read to send."""
     bench = Bench(1, 1, next_index=2, start=False)
     log = bench.node.store.get_log(2)
@@ -444,7 +443,9 @@ def test_an_entry_that_the_own_disk_has_changed_halts_the_node():
     bench.runtime.run()
     bench.into_pipeline()
 
-    assert [type(crash) for crash in bench.node.crashes] == [LogCorruptError]
+    reports = [m for m in bench.posted if isinstance(m, LogCorrupted)]
+    assert {report.error.index for report in reports} == {2}
+    assert [log.index for call in bench.transport.calls for log in call.request.entries] == []
 
 
 # ---- snapshots (section 7) ----

@@ -1,0 +1,67 @@
+"""What the disk has spoiled of the log, until it is covered again (departure 16).
+
+The damaged entry and all behind it are given up and come again from a leader. Until the log, or a
+snapshot, reaches as far as the old one did, this node may lack what it once acknowledged: so it
+neither votes nor leads. A mark in the stable store, written first, outlives a restart.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from raft.engine.disk import Disk
+from raft.engine.raft_log import RaftLog
+from raft.errors import KeyNotFoundError
+from raft.interfaces import LogStore, StableStore
+from raft.types import NO_INDEX
+
+_log = logging.getLogger(__name__)
+
+DAMAGE_KEY = b"DamagedUpto"
+
+
+class Damage:
+    """How far the log must reach before this node is whole again. Main thread, but `cut_off`."""
+
+    def __init__(self, disk: Disk, logs: LogStore, stable: StableStore, raft_log: RaftLog) -> None:
+        self._disk = disk
+        self._logs = logs
+        self._stable = stable
+        self._raft_log = raft_log
+        self.upto = NO_INDEX
+
+    def is_whole(self) -> bool:
+        """Tell whether this node has everything that it has ever acknowledged."""
+        return self.upto == NO_INDEX
+
+    def load(self) -> None:
+        """Read the mark; before the node runs."""
+        try:
+            self.upto = int(self._stable.get(DAMAGE_KEY) or b"0")
+        except KeyNotFoundError:
+            self.upto = NO_INDEX
+
+    def cut_off(self, index: int) -> None:
+        """Give up a spoiled entry and all behind it; the disk thread, or before the node runs.
+
+        An entry that is whole after all, for it has come again meanwhile, stays.
+        """
+        last = self._logs.last_index()
+        if not self._logs.first_index() <= index <= last or self._logs.get_log(index).is_intact():
+            return
+        upto = max(self.upto, last)
+        self._stable.set(DAMAGE_KEY, b"%d" % upto)
+        self._logs.delete_range(index, last)
+        self.upto = upto
+        _log.error("log is damaged, waiting for a leader's entries first=%d last=%d", index, upto)
+
+    def drop_covered(self, index: int) -> None:
+        """Delete a spoiled entry that a snapshot covers, and what is before it."""
+        self._disk.submit_background(lambda: self._raft_log.compact_step(index))
+
+    def look(self) -> None:
+        """See whether the log reaches far enough by now."""
+        if self.upto and self._raft_log.last_index() >= self.upto:
+            _log.info("log is whole again index=%d", self.upto)
+            self.upto = NO_INDEX
+            self._disk.submit("damage covered", lambda: self._stable.set(DAMAGE_KEY, b"0"))
