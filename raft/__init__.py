@@ -80,6 +80,7 @@ from raft.interfaces import (
     Transport,
 )
 from raft.messages import SnapshotReader
+from raft.metrics import InmemSink, MetricsSink
 from raft.node import Raft
 from raft.observer import (
     FailedHeartbeatObservation,
@@ -126,6 +127,7 @@ __all__ = [
     "Future",
     "IncompatibleLogStoreError",
     "IndexFuture",
+    "InmemSink",
     "InvalidConfigError",
     "InvalidConfigurationError",
     "KeyNotFoundError",
@@ -140,6 +142,7 @@ __all__ = [
     "LogNotFoundError",
     "LogStore",
     "LogType",
+    "MetricsSink",
     "NotAppliedError",
     "NotLeaderError",
     "NotVoterError",

@@ -9,6 +9,7 @@ import logging
 from dataclasses import dataclass, field, fields, replace
 
 from raft.errors import InvalidConfigError
+from raft.metrics import MetricsSink
 from raft.observer import LatestValue
 from raft.types import PROTOCOL_VERSION, ServerID
 
@@ -61,6 +62,10 @@ class Config:
     `Raft.leader_ch`, for which the node never waits."""
     logger: logging.Logger | None = None
     """Where the node's own messages go; None for the `raft` loggers of the library."""
+    metrics: MetricsSink | None = None
+    """Where metrics go (docs/metrics.md); None measures nothing. It must not block."""
+    no_legacy_telemetry: bool = False
+    """Leave out the metrics that have a peer's id in their name; the same come with a label."""
 
     max_append_bytes: int = 1 * MIB
     """Bytes of entries in one message; a larger entry travels alone."""
@@ -185,6 +190,10 @@ def _own_faults(c: Config) -> list[tuple[bool, str]]:
         ("snapshot_send_rate", c.snapshot_send_rate),
     )
     return [
+        (
+            c.metrics is not None and not isinstance(c.metrics, MetricsSink),
+            "metrics is no MetricsSink: it needs set_gauge, incr_counter and add_sample",
+        ),
         *((not value > 0, f"{name} must be greater than 0") for name, value in positive),
         *((value < 0, f"{name} cannot be negative") for name, value in not_negative),
         (
