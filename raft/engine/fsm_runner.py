@@ -168,10 +168,15 @@ class FsmRunner:
         self._state.set_applied(meta.index)
 
     def apply_upto(self, index: int) -> None:
-        """Apply what is known to be committed; raises what halts a node."""
+        """Apply what is known to be committed; raises what halts a node.
+
+        Should an entry be spoiled in this very moment, the rest is left to the FSM thread.
+        """
         self.commit(index)
-        while self._machine.position.index < index:
+        while (before := self._machine.position.index) < index:
             self._apply_some()
+            if self._machine.position.index == before:
+                return
 
     # ---- the FSM thread ----
 

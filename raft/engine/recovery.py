@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from raft.codec import dumps, encode_configuration, loads
 from raft.config import Config
+from raft.engine.damage import DAMAGE_KEY
 from raft.engine.raft_log import RaftLog
 from raft.engine.start_up import restore_newest, usable_snapshots
 from raft.engine.state import CLUSTER_ID_KEY, load_cluster_id
@@ -75,6 +76,7 @@ def recover(
             " that the store keeps what it is given; the log was left as it is"
         )
     log.drop_all(last)
+    _forget_damage(stable)
     _log.info("recovered index=%d term=%d configuration=%s", last.index, last.term, configuration)
 
 
@@ -133,6 +135,17 @@ class _HeldSink:
     def cancel(self) -> None:
         """Note that the FSM has given up."""
         self.is_cancelled = True
+
+
+def _forget_damage(stable: StableStore) -> None:
+    """Let a server vote that waited for spoiled entries: who could have sent them is given up."""
+    try:
+        upto = int(stable.get(DAMAGE_KEY) or b"0")
+    except KeyNotFoundError:
+        return
+    if upto:
+        _log.warning("recovered a log that was damaged, and whole up to index=%d before", upto)
+        stable.set(DAMAGE_KEY, b"0")
 
 
 # ---- the next cluster id (departure 15) ----

@@ -89,6 +89,25 @@ def test_more_than_one_batch_is_applied(store, runtime):
     assert len(node.fsm.commands()) == 500
 
 
+def test_an_entry_spoiled_while_it_is_applied_holds_up_nobody(store, runtime):
+    """Departure 16: the node starts, and then sees to it as it would at any time."""
+    fill(store, *entries(2, terms=(1, 1, 1)), commit=4)
+    read, looks = store.get_range, []
+
+    def get_range(first, last, max_bytes):
+        looks.append(first)
+        logs = read(first, last, max_bytes)
+        if len(looks) == 1:
+            return logs  # the scan for configurations
+        return [replace(log, data=b"rotten") if log.index == 2 else log for log in logs]
+
+    store.get_range = get_range
+
+    core = started(store, runtime).core
+
+    assert (core.state.commit_index, core.state.applied_index) == (4, 1)
+
+
 def test_without_the_option_the_index_is_not_looked_at(store, runtime):
     fill(store, *entries(2, terms=(1,)), commit=2)
 
