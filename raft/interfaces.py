@@ -7,7 +7,7 @@ added beyond it says so. `raft.testing.contracts` has tests that any implementat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from raft.errors import LogNotFoundError
@@ -25,6 +25,7 @@ from raft.messages import (
     TimeoutNowRequest,
     TimeoutNowResponse,
 )
+from raft.metrics import Metrics
 from raft.runtime import Queue
 from raft.types import Configuration, Log, ServerAddress, ServerID, SnapshotMeta
 
@@ -163,6 +164,17 @@ class MaintainedStore(Protocol):
 
     def maintain(self) -> None:
         """Do a few milliseconds of upkeep; called on the disk thread after answers have left."""
+
+
+@runtime_checkable
+class MeasuredStore(Protocol):
+    """A store that knows what it takes on its disk, for metrics (beyond the original)."""
+
+    def stats(self) -> Mapping[str, int]:
+        """Return bytes: `live_bytes` in use, `free_bytes` in the file, `wal_bytes` besides.
+
+        Any of them may be missing. Called every ten seconds, on a thread that may wait for it.
+        """
 
 
 @runtime_checkable
@@ -346,6 +358,14 @@ class WithIdentity(Protocol):
 
     def identify(self, local_id: ServerID, cluster_id: Callable[[], str | None]) -> None:
         """Learn who the local node is, before the first call; `cluster_id` may be asked often."""
+
+
+@runtime_checkable
+class WithMetrics(Protocol):
+    """A transport that has something to measure (beyond the original)."""
+
+    def measure_with(self, metrics: Metrics) -> None:
+        """Emit through `metrics`, from any thread; called before the first request is taken in."""
 
 
 @runtime_checkable

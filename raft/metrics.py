@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
@@ -231,21 +231,6 @@ class Metrics:
         if self._legacy:
             self.incr_counter(f"{name}.{peer}", entries)
 
-    def timed_steps(self, name: str, step: Callable[[], bool]) -> Callable[[], bool]:
-        """Return a job in steps that emits the time of all its steps together at the last one."""
-        spent = 0.0
-
-        def timed_step() -> bool:
-            nonlocal spent
-            began = self.now()
-            more = step()
-            spent += self.now() - began
-            if not more:
-                self.add_sample(name, spent * 1000.0)
-            return more
-
-        return timed_step
-
 
 class _Measure:
     """Emits how long a block took, however it ended."""
@@ -288,6 +273,24 @@ def timed(metrics: Metrics | None, name: str, function: Callable[P, R]) -> Calla
     return timed_function
 
 
+def timed_steps(metrics: Metrics | None, name: str, step: Callable[[], bool]) -> Callable[[], bool]:
+    """Return a job in steps that emits, at its last one, the time of all of them together."""
+    if metrics is None:
+        return step
+    spent = 0.0
+
+    def timed_step() -> bool:
+        nonlocal spent
+        began = metrics.now()
+        more = step()
+        spent += metrics.now() - began
+        if not more:
+            metrics.add_sample(name, spent * 1000.0)
+        return more
+
+    return timed_step
+
+
 def count(metrics: Metrics | None, name: str) -> None:
     """Count one."""
     if metrics is not None:
@@ -295,44 +298,24 @@ def count(metrics: Metrics | None, name: str) -> None:
 
 
 class Laps:
-    """A stopwatch for what one thread does again and again, step by step."""
+    """A stopwatch for what one thread does again and again, step by step.
+
+    `labels` go with every step until the next start.
+    """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self.start()
 
     def start(self) -> None:
-        """Begin the next step now."""
+        """Begin the first step now."""
+        self.labels = NO_LABELS
         self._began = self._metrics.now()
 
-    def lap(self, name: str, labels: Labels = NO_LABELS) -> None:
+    def lap(self, name: str) -> None:
         """Emit how long the step took that ends now; the next one begins."""
-        self._metrics.since(name, self._began, labels)
-        self.start()
-
-
-class Dispatches:
-    """When the entries in flight were dispatched; of one leadership's main thread."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._batches: deque[tuple[int, float]] = deque()  # last index, and when it began
-        self.now = metrics.now
-
-    def dispatched(self, began: float, last: int, entries: int) -> None:
-        """Note that the dispatch of a batch ends now; `last` is the batch's last index."""
-        self._batches.append((last, began))
-        self._metrics.since("raft.leader.dispatchLog", began)
-        self._metrics.set_gauge("raft.leader.dispatchNumLogs", entries)
-
-    def committed(self, indexes: Sequence[int]) -> None:
-        """Note what was in flight and is committed now, in ascending order."""
-        now = self.now()
-        self._metrics.set_gauge("raft.commitNumLogs", len(indexes))
-        for index in indexes:
-            while self._batches[0][0] < index:
-                self._batches.popleft()
-            self._metrics.add_sample("raft.commitTime", (now - self._batches[0][1]) * 1000.0)
+        self._metrics.since(name, self._began, self.labels)
+        self._began = self._metrics.now()
 
 
 class Saturation:

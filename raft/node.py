@@ -38,26 +38,15 @@ from raft.errors import (
     ShutdownNotAppliedError,
 )
 from raft.futures import ApplyFuture, ConfigurationFuture, Future, IndexFuture, SnapshotFuture
-from raft.interfaces import (
-    FSM,
-    LogStore,
-    SnapshotStore,
-    StableStore,
-    Transport,
-    WithIdentity,
-)
+from raft.interfaces import FSM, LogStore, SnapshotStore, StableStore, Transport, WithIdentity
 from raft.messages import SnapshotReader
+from raft.metrics import count, timed
 from raft.observer import Events, LatestValue, Observation, ObservationData, Observer
 from raft.roles.base import Role
 from raft.roles.candidate import Candidate
 from raft.roles.follower import Follower
 from raft.roles.leader import Leader
-from raft.runtime import (
-    THREADS,
-    Deadline,
-    ForkGuard,
-    Runtime,
-)
+from raft.runtime import THREADS, Deadline, ForkGuard, Runtime
 from raft.types import (
     NO_INDEX,
     Configuration,
@@ -75,6 +64,9 @@ _ROLES: dict[RaftState, type[Role]] = {
     RaftState.CANDIDATE: Candidate,
     RaftState.LEADER: Leader,
 }
+
+
+_CALLS = {LogType.COMMAND: "raft.apply", LogType.BARRIER: "raft.barrier"}  # metrics
 
 
 class Raft:
@@ -123,6 +115,7 @@ class Raft:
             log=core.raft_log,
             snapshots=snapshots,
             on_taken=self._snapshot_taken,
+            metrics=core.metrics,
         )
         self._lifecycle = Lifecycle(
             core=core,
@@ -134,7 +127,8 @@ class Raft:
         )
         if isinstance(transport, WithIdentity):
             transport.identify(config.local_id, lambda: core.cluster_id)
-        transport.set_heartbeat_handler(lambda rpc: answer_heartbeat(core, rpc))
+        answer = timed(core.metrics, "raft.rpc.processHeartbeat", answer_heartbeat)
+        transport.set_heartbeat_handler(lambda rpc: answer(core, rpc))
         self._lifecycle.start(self._run_main)
 
     def _assemble(
@@ -219,6 +213,8 @@ class Raft:
         self, kind: LogType, data: bytes, extensions: bytes, timeout: float | None
     ) -> ApplyFuture:
         self._guard.check()
+        if self._core.metrics is not None:
+            count(self._core.metrics, _CALLS[kind])
         if not isinstance(data, bytes):
             raise TypeError(f"a command is bytes, not {type(data).__name__}: encode it first")
         future = ApplyFuture(self._host)
@@ -359,6 +355,7 @@ class Raft:
         Ends at the latest when the lease runs out and the node steps down.
         """
         future: Future[None] = Future(self._host)
+        count(self._core.metrics, "raft.verify_leader")
         self._submit(VerifyLeader(future), self._deadline(None))
         return future
 
@@ -453,6 +450,7 @@ class Raft:
             OutcomeUnknownError: leadership was lost; look at the state before trying again.
         """
         future: IndexFuture[None] = IndexFuture(self._host)
+        count(self._core.metrics, "raft.restore")
         self._submit(UserRestore(meta, reader, future), self._deadline(timeout))
         future.result()
 

@@ -35,7 +35,7 @@ PARTS = (
 )
 RUNNERS = (
     "append_entries request_vote install_snapshot heartbeat replication snapshotter first_start"
-    " start_up recovery lifecycle assembly stats"
+    " start_up recovery gauges lifecycle assembly stats"
 )
 
 
@@ -56,7 +56,9 @@ GROUPS = {
     "snapshots": Group(2, "raft.snapshots raft.snapshots.*"),
     "transport": Group(2, "raft.transport raft.transport.*"),
     "role": Group(3, "raft.roles.base"),
-    "lease": Group(3, _within("raft.roles", "lease peers transfer changes user_restore"), "role"),
+    "lease": Group(
+        3, _within("raft.roles", "lease inflight peers transfer changes user_restore"), "role"
+    ),
     "follower": Group(3, "raft.roles.follower raft.roles.candidate", "role"),
     "leader": Group(3, "raft.roles raft.roles.leader", "role lease"),
     "node": Group(4, "raft.node raft.bootstrap"),

@@ -19,6 +19,7 @@ from raft.errors import (
     UnsettledSnapshotError,
 )
 from raft.messages import RPC, AppendEntriesRequest, AppendEntriesResponse
+from raft.metrics import measure
 from raft.types import NO_INDEX, Log, RaftState, SnapshotMeta
 
 
@@ -74,7 +75,8 @@ def receive_append_entries(core: Core, rpc: RPC, request: AppendEntriesRequest) 
     # What was committed before our own disk had it (law 3) may have come back only now.
     core.fsm.commit(core.state.commit_index)
     if commit > core.state.commit_index:
-        core.apply_committed(commit)
+        with measure(core.metrics, "raft.rpc.appendEntries.processLogs"):
+            core.apply_committed(commit)
     core.state.touch(core.runtime.monotonic())
     last = core.raft_log.last_index()
     rpc.respond(AppendEntriesResponse(core.header, request.term, last, success=True))
@@ -169,7 +171,8 @@ def _store(core: Core, logs: Sequence[Log], commit: int) -> None:
     members = core.membership
     if first <= min(members.committed_index, core.raft_log.last_index()):
         raise RaftInternalError(f"truncating the committed configuration at {first}")
-    core.write("entries", lambda: core.raft_log.replace_suffix(first, logs, commit))
+    with measure(core.metrics, "raft.rpc.appendEntries.storeLogs"):
+        core.write("entries", lambda: core.raft_log.replace_suffix(first, logs, commit))
     members.truncate(first)
     for index, configuration in configurations:
         # Law 3: one committed before our own disk had it comes back, and is known already.

@@ -18,6 +18,7 @@ from raft.engine.state import HardState, NodeState
 from raft.engine.state_machine import StateMachine
 from raft.interfaces import FSM, LogStore, SnapshotStore, StableStore, Transport
 from raft.messages import RPCHeader
+from raft.metrics import Metrics
 from raft.observer import Events, LatestValue, ObservationData
 from raft.runtime import THREADS, Condition, Runtime, ThreadGroup
 
@@ -34,6 +35,13 @@ class NodeHost:
         return None if self._runtime is THREADS else self._runtime.condition()
 
 
+def make_metrics(config: Config, runtime: Runtime) -> Metrics | None:
+    """Return what the node emits through; None, and nothing is measured, without a sink."""
+    if config.metrics is None:
+        return None
+    return Metrics(config.metrics, runtime, legacy=not config.no_legacy_telemetry)
+
+
 def assemble(
     *,
     runtime: Runtime,
@@ -48,6 +56,7 @@ def assemble(
     logger: logging.Logger,
 ) -> Core:
     """Return the parts of a node, wired up and blank: `load_state` is next, then the threads."""
+    metrics = make_metrics(config, runtime)
     state = NodeState(runtime)
     disk = Disk(runtime, [logs, stable], config.disk_stall_timeout)
     raft_log = RaftLog(runtime, logs, config.recent_log_bytes)
@@ -67,7 +76,7 @@ def assemble(
         fsm=FsmRunner(
             runtime=runtime,
             config=config,
-            machine=StateMachine(fsm, snapshots, config.fsm_halt_on),
+            machine=StateMachine(fsm, snapshots, config.fsm_halt_on, metrics),
             log=raft_log,
             snapshots=snapshots,
             state=state,
@@ -81,5 +90,6 @@ def assemble(
         hard_state=HardState(),
         main_ended=runtime.event(),
         unsettled=Unsettled(disk, snapshots),
+        metrics=metrics,
         damage=Damage(disk, logs, stable, raft_log),
     )

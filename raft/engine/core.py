@@ -32,6 +32,7 @@ from raft.errors import (
 )
 from raft.interfaces import LogStore, SnapshotStore, StableStore, Transport
 from raft.messages import RPC, RPCHeader
+from raft.metrics import Metrics, Saturation, timed, timed_steps
 from raft.observer import LatestValue, LeaderObservation, ObservationData
 from raft.runtime import Event, Runtime, ThreadGroup
 from raft.types import (
@@ -95,6 +96,8 @@ class Core:
     fault: BaseException | None = None
     transfer_candidacy: bool = False  # set by TimeoutNow for the next campaign only (3.10)
     request_shutdown: Callable[[], None] = lambda: None
+    metrics: Metrics | None = None
+    saturation: Saturation | None = None  # of the main thread
 
     @property
     def local_id(self) -> ServerID:
@@ -204,15 +207,15 @@ class Core:
         self.hard_state = hard_state
         self.state.set_term(hard_state.term)
         if self.raft_log.must_drop():
-            self._drop_log()
+            self.drop_log(self.raft_log.boundary())
         self.membership.truncate(self.membership.committed_index + 1)
         self.scan_configurations(self.membership.committed_index + 1)
         self.publish_log()
 
-    def _drop_log(self) -> None:
-        """Law 3: the newest snapshot may hold what was committed by the others' disks alone."""
-        boundary = self.raft_log.boundary()
-        self.write("drop log", lambda: self.raft_log.drop_all(boundary))
+    def drop_log(self, boundary: EntryID) -> None:
+        """Delete the whole log, in whose place a durable snapshot stands (law 3)."""
+        drop = timed(self.metrics, "raft.removeOldLogs", lambda: self.raft_log.drop_all(boundary))
+        self.write("drop log", drop)
 
     def scan_configurations(self, first: int) -> None:
         """Take configurations over from the log, from an index on; checks every entry it reads."""
@@ -261,7 +264,7 @@ class Core:
         self.state.set_last_snapshot(last)
         if self.raft_log.ends_before_boundary():
             # It was taken of a tail that was lost meanwhile: what comes next would leave a hole.
-            self._drop_log()
+            self.drop_log(self.raft_log.boundary())
             self.publish_log()
         self.compact(meta.index)
 
@@ -270,7 +273,11 @@ class Core:
         upto = min(snapshot_index, self.raft_log.durable_index() - self.config.trailing_logs)
         if upto >= self.raft_log.first_index() > 0:
             self.log.info("compacting log first=%d last=%d", self.raft_log.first_index(), upto)
-            self.disk.submit_background(lambda: self.raft_log.compact_step(upto))
+            self.disk.submit_background(
+                timed_steps(
+                    self.metrics, "raft.compactLogs", lambda: self.raft_log.compact_step(upto)
+                )
+            )
 
     # ---- refusing ----
 

@@ -28,6 +28,7 @@ from raft.errors import (
 )
 from raft.futures import Future
 from raft.interfaces import SnapshotStore
+from raft.metrics import Saturation
 from raft.runtime import Runtime, backoff
 from raft.types import NO_INDEX, Log, SnapshotMeta
 
@@ -180,11 +181,12 @@ class FsmRunner:
 
     # ---- the FSM thread ----
 
-    def run(self) -> None:
+    def run(self, saturation: Saturation | None = None) -> None:
         """Be the FSM thread; what escapes halts the node."""
         self._thread = self._runtime.current()
+        wait = self._wait if saturation is None else saturation.asleep_in(self._wait)
         try:
-            while self._wait():
+            while wait():
                 meta = self._restore
                 if meta is not None:
                     self._restore_now(meta)

@@ -17,6 +17,7 @@ from raft.engine.raft_log import RaftLog
 from raft.errors import RaftError
 from raft.interfaces import SnapshotStore, Transport
 from raft.messages import AppendEntriesRequest, RPCHeader
+from raft.metrics import Metrics
 from raft.observer import (
     FailedHeartbeatObservation,
     ObservationData,
@@ -55,6 +56,7 @@ class Links:
     verify_sequence: Callable[[], int]
     post: Callable[[ControlMessage], None]
     emit: Callable[[ObservationData], None]
+    metrics: Metrics | None = None
 
 
 class Heartbeats:
@@ -117,6 +119,8 @@ class Heartbeats:
             except (RaftError, OSError) as error:
                 self._failed(error)
                 continue
+            if links.metrics is not None:
+                links.metrics.peer_since("raft.replication.heartbeat", began, server.id)
             if answer.term > links.term:
                 links.post(NewerTermSeen(links.term, answer.term))
                 return

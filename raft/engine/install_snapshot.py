@@ -24,6 +24,7 @@ class SnapshotReceiver:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._receiving = False
+        self._began = 0.0  # when what is being received was announced
 
     def begin(self, rpc: RPC, request: InstallSnapshotRequest) -> None:
         """Decide whether to take a snapshot; what is known already is acknowledged at once."""
@@ -58,12 +59,18 @@ class SnapshotReceiver:
             rpc.respond(replace(refusal, term=request.term))
             return
         self._receiving = True
+        self._began = core.runtime.monotonic()
         core.log.info("receiving snapshot index=%d size=%d", request.last_log_index, request.size)
         core.threads.spawn("install", lambda: self._receive(rpc, request))
 
     def finish(self, received: SnapshotReceived) -> None:
         """Install a snapshot that is durable here, unless it has been overtaken meanwhile."""
         self._receiving = False
+        self._finish(received)
+        if self._core.metrics is not None:
+            self._core.metrics.since("raft.rpc.installSnapshot", self._began)
+
+    def _finish(self, received: SnapshotReceived) -> None:
         core, rpc, meta = self._core, received.rpc, received.meta
         request = rpc.command
         if meta is None or not isinstance(request, InstallSnapshotRequest):
@@ -115,7 +122,7 @@ class SnapshotReceiver:
             core.membership.restore(meta.configuration_index, meta.configuration)
             core.compact(meta.index)
         else:
-            core.write("drop log", lambda: core.raft_log.drop_all(last))
+            core.drop_log(last)
             core.membership.reset(meta.configuration_index, meta.configuration)
         if goes_back:
             core.fsm.restore(meta)

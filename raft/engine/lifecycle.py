@@ -6,10 +6,12 @@ import logging
 from collections.abc import Callable
 
 from raft.engine.core import Core
+from raft.engine.gauges import Gauges
 from raft.engine.inbox import ByteBudget
 from raft.engine.snapshotter import Snapshotter
 from raft.futures import Future, FutureHost
-from raft.interfaces import WithClose, WithDelivery
+from raft.interfaces import WithClose, WithDelivery, WithMetrics
+from raft.metrics import thread_saturation
 from raft.observer import Events
 from raft.runtime import Deadline, QueueEmpty, Task, ThreadGroup
 from raft.types import RaftState
@@ -57,9 +59,14 @@ class Lifecycle:
         core = self._core
         self._event_threads.spawn("events", self._events.run)
         core.threads.spawn("disk", core.disk.run)
-        core.threads.spawn("fsm", core.fsm.run)
+        core.threads.spawn("fsm", lambda: core.fsm.run(thread_saturation(core.metrics, "fsm")))
         core.threads.spawn("snapshots", self._snapshotter.run)
+        core.saturation = thread_saturation(core.metrics, "main")
         core.threads.spawn("main", run_main)
+        if core.metrics is not None:
+            core.threads.spawn("metrics", Gauges(core, core.metrics).run)
+            if isinstance(core.transport, WithMetrics):
+                core.transport.measure_with(core.metrics)
         if isinstance(core.transport, WithDelivery):
             core.transport.deliver_to(core.inbox.deliver)
         else:

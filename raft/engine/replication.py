@@ -74,9 +74,9 @@ class PeerReplicator:
         self._told_commit = NO_INDEX
         self._kicked = True
         self._farewell: tuple[int, Deadline] | None = None  # a removed peer's last chance
-        # The pipeline in use, with the last index of each unanswered request.
+        # The pipeline in use, with the last index and the moment of each unanswered request.
         self._pipeline: AppendPipeline | None = None
-        self._unanswered: deque[tuple[int, float, int]] = deque()
+        self._unanswered: deque[tuple[int, float, AppendEntriesRequest]] = deque()
         self._broken = False
         self._back_step = 1
         self.heart = Heartbeats(links, server, self._stopped, self._peer_is_back)
@@ -123,13 +123,8 @@ class PeerReplicator:
     def status(self) -> PeerStatus:
         """Return what is known about the peer; any thread."""
         with self._changed:
-            return PeerStatus(
-                self._server,
-                self._match_index,
-                self._next_index,
-                self.heart.last_contact,
-                self._failures,
-            )
+            heard, failures = self.heart.last_contact, self._failures
+            return PeerStatus(self._server, self._match_index, self._next_index, heard, failures)
 
     # ---- repl thread ----
 
@@ -218,6 +213,8 @@ class PeerReplicator:
         answer = links.transport.append_entries(
             server.id, server.address, request, links.config.heartbeat_timeout
         )
+        if links.metrics is not None:
+            links.metrics.appended(server.id, began, 0)
         if self._is_newer_term(answer.term):
             return
         self.heart.touch(began)
@@ -312,7 +309,7 @@ class PeerReplicator:
         with self._changed:
             if pipeline is None or pipeline is not self._pipeline or self._broken:
                 return
-            self._unanswered.append((last, links.runtime.monotonic(), request.leader_commit))
+            self._unanswered.append((last, links.runtime.monotonic(), request))
             self._next_index = last + 1
             self._kicked = self._kicked or last < links.log.last_index()
             self._changed.notify_all()
@@ -349,18 +346,20 @@ class PeerReplicator:
         with self._changed:
             if self._pipeline is not pipeline or not self._unanswered:
                 return False
-            last, sent_at, commit = self._unanswered.popleft()
+            last, sent_at, request = self._unanswered.popleft()
             self.heart.touch(sent_at)
-            if not answer.success:
+            if answer.success:
+                self._failures = 0
+                self._told_commit = max(self._told_commit, request.leader_commit)
+                self._match_index = max(self._match_index, last)
+            else:
                 self._broken = True
-                self._changed.notify_all()
-                return False
-            self._failures = 0
-            self._told_commit = max(self._told_commit, commit)
-            self._match_index = max(self._match_index, last)
             self._changed.notify_all()
-        self._report(last)
-        return True
+        if self._links.metrics is not None:
+            self._links.metrics.appended(self._server.id, sent_at, len(request.entries))
+        if answer.success:
+            self._report(last)
+        return answer.success
 
     def _peer_is_back(self) -> None:
         """Departure 12: what waits, or hangs on an old connection, starts over at once."""
@@ -443,7 +442,10 @@ def send_newest_snapshot(
             unsettled=meta.unsettled,
         )
         _log.info("sending snapshot id=%s peer=%s size=%d", meta.id, server.id, meta.size)
+        began = links.runtime.monotonic()
         answer = links.transport.install_snapshot(server.id, server.address, request, reader)
+        if links.metrics is not None:
+            links.metrics.peer_since("raft.replication.installSnapshot", began, server.id)
         return meta, answer
     finally:
         reader.close()

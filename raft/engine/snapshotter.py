@@ -18,6 +18,7 @@ from raft.errors import (
 )
 from raft.futures import Future, FutureHost, SnapshotFuture
 from raft.interfaces import SnapshotSink, SnapshotStore
+from raft.metrics import Metrics, measure
 from raft.runtime import Runtime, random_timeout
 from raft.types import SNAPSHOT_VERSION, SnapshotMeta
 
@@ -40,6 +41,7 @@ class Snapshotter:
         log: RaftLog,
         snapshots: SnapshotStore,
         on_taken: Callable[[SnapshotTaken], None],
+        metrics: Metrics | None = None,
     ) -> None:
         self._runtime = runtime
         self._config = config
@@ -48,6 +50,7 @@ class Snapshotter:
         self._log = log
         self._snapshots = snapshots
         self._on_taken = on_taken
+        self._metrics = metrics
         self._changed = runtime.condition()  # guards all below
         self._wishes: list[SnapshotFuture] = []
         self._current: SnapshotFuture | None = None  # whose snapshot is being taken
@@ -143,6 +146,10 @@ class Snapshotter:
             _log.exception("snapshot failed")
 
     def _take(self) -> SnapshotMeta:
+        with measure(self._metrics, "raft.snapshot.takeSnapshot"):
+            return self._take_now()
+
+    def _take_now(self) -> SnapshotMeta:
         future: Future[Capture] = Future(self._host)
         self._fsm.capture(future)
         view = future.result()
@@ -155,15 +162,17 @@ class Snapshotter:
         return meta
 
     def _write(self, view: Capture) -> SnapshotMeta:
-        sink = self._snapshots.create(
-            SNAPSHOT_VERSION,
-            view.last.index,
-            view.last.term,
-            view.configuration,
-            view.configuration_index,
-        )
+        with measure(self._metrics, "raft.snapshot.create"):
+            sink = self._snapshots.create(
+                SNAPSHOT_VERSION,
+                view.last.index,
+                view.last.term,
+                view.configuration,
+                view.configuration_index,
+            )
         try:
-            view.snapshot.persist(sink)
+            with measure(self._metrics, "raft.snapshot.persist"):
+                view.snapshot.persist(sink)
             sink.close()
         except BaseException as error:
             self._cancel(sink)

@@ -21,6 +21,8 @@ from raft.errors import (
     SnapshotError,
 )
 from raft.interfaces import FSM, BatchingFSM, ConfigurationStore, FSMSnapshot, SnapshotStore
+from raft.messages import SnapshotReader
+from raft.metrics import Metrics, count, measure
 from raft.runtime import THREADS, Runtime
 from raft.types import (
     EMPTY_CONFIGURATION,
@@ -88,6 +90,39 @@ class Raised:
     error: BaseException
 
 
+class _TimedFSM:
+    """An FSM whose calls are measured; it has the optional abilities where the one inside has."""
+
+    def __init__(self, fsm: Any, metrics: Metrics) -> None:
+        self._fsm = fsm
+        self._metrics = metrics
+
+    def apply(self, log: Log) -> Any:
+        with measure(self._metrics, "raft.fsm.apply"):
+            return self._fsm.apply(log)
+
+    def apply_batch(self, logs: Sequence[Log]) -> Sequence[Any]:
+        with measure(self._metrics, "raft.fsm.applyBatch"):
+            answers: Sequence[Any] = self._fsm.apply_batch(logs)
+        return answers
+
+    def store_configuration(self, index: int, configuration: Configuration) -> None:
+        with measure(self._metrics, "raft.fsm.store_config"):
+            self._fsm.store_configuration(index, configuration)
+
+    def snapshot(self) -> FSMSnapshot:
+        with measure(self._metrics, "raft.fsm.snapshot"):
+            snapshot: FSMSnapshot = self._fsm.snapshot()
+        return snapshot
+
+    def restore(self, reader: SnapshotReader) -> None:
+        began = self._metrics.now()
+        self._fsm.restore(reader)
+        self._metrics.since("raft.fsm.restore", began)
+        milliseconds = (self._metrics.now() - began) * 1000.0
+        self._metrics.set_gauge("raft.fsm.lastRestoreDuration", milliseconds)
+
+
 class StateMachine:
     """Owns the FSM. The constructing thread until the node runs, then the FSM thread only.
 
@@ -96,11 +131,19 @@ class StateMachine:
     """
 
     def __init__(
-        self, fsm: FSM, snapshots: SnapshotStore, halt_on: tuple[type[BaseException], ...] | None
+        self,
+        fsm: FSM,
+        snapshots: SnapshotStore,
+        halt_on: tuple[type[BaseException], ...] | None,
+        metrics: Metrics | None = None,
     ) -> None:
-        self._fsm = fsm
-        self._batching = fsm if isinstance(fsm, BatchingFSM) else None
-        self._configuration_store = fsm if isinstance(fsm, ConfigurationStore) else None
+        called: Any = fsm if metrics is None else _TimedFSM(fsm, metrics)
+        self._fsm: FSM = called
+        self._batching: BatchingFSM | None = called if isinstance(fsm, BatchingFSM) else None
+        self._configuration_store: ConfigurationStore | None = (
+            called if isinstance(fsm, ConfigurationStore) else None
+        )
+        self._metrics = metrics
         self._snapshots = snapshots
         self._halt_on = halt_on
         self._has_applied = False
@@ -167,6 +210,7 @@ class StateMachine:
             if is_machine_fault(error, self._halt_on):
                 raise
             self.failed_commands += 1
+            count(self._metrics, "raft.fsm.failedCommands")
             if isinstance(error, RaftError):
                 wrapped = FSMError(f"the FSM raised {type(error).__name__}: {error}")
                 wrapped.__cause__ = error
@@ -188,6 +232,8 @@ class StateMachine:
         given: list[Any] = []
         if wanted and self._batching is not None:
             given = list(self._batching.apply_batch(wanted))
+            if self._metrics is not None:
+                self._metrics.add_sample("raft.fsm.applyBatchNum", len(logs))
             if len(given) != len(wanted):
                 raise RaftInternalError(
                     f"apply_batch answered {len(given)} of {len(wanted)} entries: it must return"

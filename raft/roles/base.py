@@ -53,6 +53,7 @@ from raft.messages import (
     RequestPreVoteRequest,
     RequestVoteRequest,
 )
+from raft.metrics import measure
 from raft.types import PROTOCOL_VERSION, RaftState
 
 Handler = Callable[[Any], None]
@@ -95,10 +96,14 @@ class Role:
 
     def run(self) -> None:
         """Answer messages until the role ends; then clean up whatever the role held."""
+        core = self.core
+        take = core.inbox.take
+        if core.saturation is not None:
+            take = core.saturation.asleep_in(take)
         try:
             self.enter()
             while self.core.state.role is self.role and not self.core.inbox.closed:
-                message = self.core.inbox.take(until=self.deadline)
+                message = take(until=self.deadline)
                 if message is not None:
                     self.handle(message)
                 elif self.is_due():
@@ -157,11 +162,14 @@ class Role:
                 ),
             )
         elif isinstance(request, AppendEntriesRequest):
-            receive_append_entries(self.core, rpc, request)
+            with measure(self.core.metrics, "raft.rpc.appendEntries"):
+                receive_append_entries(self.core, rpc, request)
         elif isinstance(request, RequestVoteRequest):
-            receive_request_vote(self.core, rpc, request)
+            with measure(self.core.metrics, "raft.rpc.requestVote"):
+                receive_request_vote(self.core, rpc, request)
         elif isinstance(request, RequestPreVoteRequest):
-            receive_request_pre_vote(self.core, rpc, request)
+            with measure(self.core.metrics, "raft.rpc.requestPreVote"):
+                receive_request_pre_vote(self.core, rpc, request)
         elif isinstance(request, InstallSnapshotRequest):
             self.snapshots.begin(rpc, request)
         else:

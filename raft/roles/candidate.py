@@ -15,6 +15,7 @@ from raft.engine.state import HardState
 from raft.errors import RaftError, RemoteError, StorageFailedError
 from raft.interfaces import WithPreVote
 from raft.messages import RequestPreVoteRequest, RequestVoteRequest
+from raft.metrics import count, measure
 from raft.roles.base import Role
 from raft.runtime import random_timeout
 from raft.types import RaftState, Server, ServerID
@@ -75,6 +76,7 @@ class Candidate(Role):
         if not may_campaign(core) or not core.membership.latest.has_vote(core.local_id):
             core.become(RaftState.FOLLOWER)
             return
+        count(core.metrics, "raft.state.candidate")
         may_ask = isinstance(core.transport, WithPreVote) and not core.config.pre_vote_disabled
         if may_ask and not core.transfer_candidacy:
             self._ask(is_pre_vote=True)
@@ -169,11 +171,14 @@ class Ballot:
     def _call(self) -> tuple[int, bool]:
         transport, server = self.core.transport, self.server
         timeout = self.core.config.election_timeout
+        metrics = self.core.metrics
         if isinstance(self.request, RequestVoteRequest):
-            vote = transport.request_vote(server.id, server.address, self.request, timeout)
+            with measure(metrics, "raft.candidate.electSelf"):
+                vote = transport.request_vote(server.id, server.address, self.request, timeout)
             return vote.term, vote.granted
         if isinstance(transport, WithPreVote):
-            asked = transport.request_pre_vote(server.id, server.address, self.request, timeout)
+            with measure(metrics, "raft.candidate.preElectSelf"):
+                asked = transport.request_pre_vote(server.id, server.address, self.request, timeout)
             return asked.term, asked.granted
         return self.request.term, True
 

@@ -7,6 +7,7 @@ from raft.engine.first_start import bootstrap_here
 from raft.engine.inbox import Bootstrap, ConfigReloaded
 from raft.engine.install_snapshot import SnapshotReceiver
 from raft.engine.request_vote import may_campaign
+from raft.metrics import count
 from raft.roles.base import Role
 from raft.runtime import random_timeout
 from raft.types import NO_INDEX, RaftState
@@ -23,6 +24,7 @@ class Follower(Role):
 
     def enter(self) -> None:
         """Give a leader the time to be heard."""
+        count(self.core.metrics, "raft.state.follower")
         self._arm(self.core.runtime.monotonic())
 
     def _arm(self, since: float) -> None:
@@ -57,9 +59,11 @@ class Follower(Role):
         core, members = self.core, self.core.membership
         if members.latest_index == NO_INDEX:
             return self._warn("no known peers, aborting election")
-        if not members.latest.has_vote(core.local_id):
-            if members.is_stable():
-                return self._warn("not a voter in the committed configuration, aborting election")
+        has_vote = members.latest.has_vote(core.local_id)
+        if not has_vote and members.is_stable():
+            return self._warn("not a voter in the committed configuration, aborting election")
+        count(core.metrics, "raft.transition.heartbeat_timeout")
+        if not has_vote:
             return self._warn("heartbeat timeout reached, not a voter in the latest configuration")
         if not may_campaign(core):
             return self._warn("disk or fsm is not fit, aborting election")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 from raft.engine.commitment import Commitment
 from raft.engine.core import Core
 from raft.engine.disk import Write
@@ -45,9 +43,11 @@ from raft.messages import (
     InstallSnapshotRequest,
     RequestVoteRequest,
 )
+from raft.metrics import count
 from raft.roles.base import Role
 from raft.roles.changes import Changes
-from raft.roles.lease import Lease, Reads, quorum_contact
+from raft.roles.inflight import InFlight
+from raft.roles.lease import Lease, Reads, quorum_contact, report_contacts
 from raft.roles.peers import Peers
 from raft.roles.transfer import Transfers
 from raft.roles.user_restore import UserRestores
@@ -64,7 +64,6 @@ class Leader(Role):
         # Departure 6: the term is fixed here, whatever anybody changes later.
         self.term = core.hard_state.term
         self.start_index = core.raft_log.last_index() + 1
-        self.initial_commit = core.state.commit_index
         self.commitment = Commitment(
             core.runtime,
             core.membership.latest,
@@ -72,7 +71,7 @@ class Leader(Role):
             self._announce_commit,
             self._announce_reached,
         )
-        self.inflight: deque[tuple[int, Apply]] = deque()
+        self.inflight = InFlight(core.metrics)
         self.tail_write: Write | None = None
         self.lease = Lease(core.config.leader_lease_timeout, core.runtime.monotonic())
         self.loss: RaftError | None = None  # why leadership ended, for those in flight
@@ -103,6 +102,7 @@ class Leader(Role):
     def _links(self) -> Links:
         """Return what all replicators of this leadership share."""
         core = self.core
+        initial_commit = core.state.commit_index
         return Links(
             runtime=core.runtime,
             config=core.config,
@@ -113,10 +113,11 @@ class Leader(Role):
             header=core.header,
             term=self.term,
             progress=self.commitment,
-            commit_index=lambda: max(self.initial_commit, self.commitment.commit_index),
+            commit_index=lambda: max(initial_commit, self.commitment.commit_index),
             verify_sequence=lambda: self.reads.verifications.sequence,
             post=core.inbox.post,
             emit=core.emit,
+            metrics=core.metrics,
         )
 
     # ---- entering and leaving ----
@@ -124,6 +125,7 @@ class Leader(Role):
     def enter(self) -> None:
         """Start replication and commit an entry of our own term (§5.4.2, §8)."""
         core = self.core
+        count(core.metrics, "raft.state.leader")
         core.announce_leadership(True)
         self.peers.follow(core.membership.latest)
         self.lease.renew(core.runtime.monotonic(), core.config.leader_lease_timeout)
@@ -149,8 +151,7 @@ class Leader(Role):
         lost: RaftError = self.loss or LeadershipLostError("leadership lost while committing log")
         if self.core.inbox.closed:
             lost = ShutdownOutcomeUnknownError("raft was shut down before the entry was committed")
-        while self.inflight:
-            self.inflight.popleft()[1].fail(lost)
+        self.inflight.fail_all(lost)
         refusal = self.core.not_leader()
         self.changes.abandon(refusal, lost)
         self.reads.fail_all(lost if self.core.inbox.closed else refusal)
@@ -190,7 +191,8 @@ class Leader(Role):
 
         Return the index of the last one.
         """
-        core = self.core
+        core, waiting = self.core, self.inflight.entries
+        began = self.inflight.begin()
         now = core.runtime.wall_time_ns()
         index = core.raft_log.last_index()
         logs = []
@@ -199,13 +201,14 @@ class Leader(Role):
             content = (index, self.term, apply.type, apply.data, apply.extensions, now)
             logs.append(Log(*content, log_checksum(*content)))
             apply.future.set_index(index)
-            self.inflight.append((index, apply))
+            waiting.append((index, apply))
         core.raft_log.append(logs)
         self.peers.kick()  # first: theirs is the longer way
         if self.tail_write is None or self.tail_write.begun:
             # One that has not begun yet takes these along: group commit.
             self.tail_write = core.disk.submit("entries", self._store_tail, self._tail_written)
         core.state.set_last_log(core.raft_log.last())
+        self.inflight.dispatched(began, index, len(logs))
         return index
 
     # ---- on the disk thread ----
@@ -247,10 +250,7 @@ class Leader(Role):
         core = self.core
         upto = self.commitment.acknowledge()
         if upto > core.state.commit_index:
-            applies = []
-            while self.inflight and self.inflight[0][0] <= upto:
-                applies.append(self.inflight.popleft())
-            core.apply_committed(upto, applies)
+            core.apply_committed(upto, self.inflight.committed(upto))
         self.reads.settle()
         if core.membership.is_stable() and not core.membership.latest.has_vote(core.local_id):
             self._leave_cluster()
@@ -308,9 +308,9 @@ class Leader(Role):
             message.fail(refusal)
             return
         self.restores.check(message)
-        while self.inflight:
-            aborted = AbortedByRestoreError("a snapshot is restored in place of what was in flight")
-            self.inflight.popleft()[1].fail(aborted)
+        self.inflight.fail_all(
+            AbortedByRestoreError("a snapshot is restored in place of what was in flight")
+        )
         self.restores.begin(message)
         self.changes.refuse_all(RestoreInProgressError("a snapshot is being restored"))
 
@@ -362,19 +362,19 @@ class Leader(Role):
         self._rearm()
 
     def _check_lease(self) -> None:
-        core = self.core
+        core, latest = self.core, self.core.membership.latest
         now = core.runtime.monotonic()
+        contacts = self.peers.last_contacts()
         in_contact, again = quorum_contact(
-            core.membership.latest,
-            core.local_id,
-            self.peers.last_contacts(),
-            now,
-            core.config.leader_lease_timeout,
+            latest, core.local_id, contacts, now, core.config.leader_lease_timeout
         )
+        if core.metrics is not None:
+            report_contacts(core.metrics, latest, core.local_id, contacts)
         if in_contact:
             self.lease.renew(now, again)
         else:
             core.log.warning("failed to contact quorum of nodes, stepping down")
+            count(core.metrics, "raft.transition.leader_lease_timeout")
             self._step_down()
 
     def _rearm(self) -> None:

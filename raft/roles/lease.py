@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from raft.engine.commitment import majority_index
 from raft.engine.core import Core
 from raft.engine.inbox import ReadBarrier, VerifyLeader
+from raft.metrics import Metrics
 from raft.types import Configuration, ServerID
 
 SHORTEST_CHECK = 0.01  # seconds between two looks at the lease
@@ -80,6 +81,18 @@ class Lease:
     def is_over(self, now: float) -> bool:
         """Tell whether contact must be checked now."""
         return now >= self._at
+
+
+def report_contacts(
+    metrics: Metrics,
+    configuration: Configuration,
+    local_id: ServerID,
+    last_contact: Mapping[ServerID, float],
+) -> None:
+    """Emit how long ago each other voter was heard."""
+    for server in configuration.voters():
+        if server.id != local_id and server.id in last_contact:
+            metrics.since("raft.leader.lastContact", last_contact[server.id])
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,8 @@ class Peers:
                 replicator.move(server)
         for server_id in [peer for peer in self._replicators if peer not in wanted]:
             self._dismiss(self._replicators.pop(server_id))
+        if self._core.metrics is not None:
+            self._core.metrics.set_gauge("raft.peers", len(configuration.servers))
 
     def _start(self, server: Server) -> None:
         self._core.log.info("added peer, starting replication peer=%s", server.id)

@@ -23,6 +23,7 @@ from raft.engine.inbox import (
 from raft.engine.install_snapshot import store_snapshot
 from raft.engine.progress import CountingReader
 from raft.errors import RaftError, RestoreInProgressError, SnapshotError
+from raft.metrics import timed
 from raft.runtime import Event
 from raft.types import SNAPSHOT_VERSION, EntryID, LogType, SnapshotMeta
 
@@ -34,6 +35,7 @@ class _Restore:
     message: UserRestore
     meta: SnapshotMeta  # as it will be stored
     stopped: Event
+    began: float
 
 
 class UserRestores:
@@ -81,7 +83,9 @@ class UserRestores:
             unsettled=True,
         )
         core.log.info("restoring snapshot given by hand index=%d size=%d", meta.index, meta.size)
-        self._current = current = _Restore(message, meta, core.runtime.event())
+        self._current = current = _Restore(
+            message, meta, core.runtime.event(), core.runtime.monotonic()
+        )
         core.threads.spawn("restore", lambda: self._copy(current))
 
     def _copy(self, restore: _Restore) -> None:
@@ -117,7 +121,7 @@ class UserRestores:
         core.state.set_last_snapshot(last)
         core.disk.submit(
             "replace log",
-            lambda: core.raft_log.drop_all(last),
+            timed(core.metrics, "raft.removeOldLogs", lambda: core.raft_log.drop_all(last)),
             lambda write: self._log_replaced(current, write),
         )
         return True
@@ -135,6 +139,8 @@ class UserRestores:
         if current is None or message.restore is not current:
             return
         self._current = None
+        if self._core.metrics is not None:
+            self._core.metrics.since("raft.restoreUserSnapshot", current.began)
         self._dispatch(Apply(LogType.NOOP, b"", b"", current.message.future))
         self._core.publish_log()
 

@@ -6,12 +6,13 @@ below has confirmed (law 2 of the parallel write, docs/architecture.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from raft.interfaces import (
     CommitTrackingLogStore,
     LogStore,
     MaintainedStore,
+    MeasuredStore,
     MonotonicLogStore,
     RangeLogStore,
     ReopenableStore,
@@ -37,6 +38,7 @@ class LogCache:
     get_commit_index: Callable[[], int]
     maintain: Callable[[], None]
     reopen: Callable[[], None]
+    stats: Callable[[], Mapping[str, int]]
 
     def __init__(self, capacity: int, store: LogStore, *, runtime: Runtime = THREADS) -> None:
         if capacity <= 0:
@@ -59,6 +61,8 @@ class LogCache:
             self.get_commit_index = store.get_commit_index
         if isinstance(store, MaintainedStore):
             self.maintain = store.maintain
+        if isinstance(store, MeasuredStore):
+            self.stats = store.stats
         if isinstance(store, ReopenableStore):
             self._reopen_below = store.reopen
             self.reopen = self._reopen

@@ -19,6 +19,7 @@ from raft.errors import (
     WrongServerError,
 )
 from raft.messages import RPC, AppendEntriesRequest
+from raft.metrics import Metrics
 from raft.runtime import Queue, QueueFull, Runtime
 from raft.types import ServerAddress, ServerID
 
@@ -42,6 +43,7 @@ class Delivery:
         self.queue: Queue[RPC] = runtime.queue(queue_size)
         self.heartbeat_handler: Callable[[RPC], None] | None = None
         self.put: Callable[[RPC], None] | None = None
+        self.metrics: Metrics | None = None  # set before the first request
 
     def deliver(self, rpc: RPC, timeout: float | None) -> None:
         """Hand a request over; `RPCTimeoutError` when the consumer queue stays full."""

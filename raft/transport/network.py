@@ -35,6 +35,7 @@ from raft.messages import (
     TimeoutNowRequest,
     TimeoutNowResponse,
 )
+from raft.metrics import Metrics
 from raft.runtime import THREADS, ForkGuard, Queue, Runtime, after_fork_in_child
 from raft.transport.connection import Connection
 from raft.transport.delivery import Delivery, Identity
@@ -106,6 +107,11 @@ class NetworkTransport:
         """Learn who the local node is; requests for another id or cluster are refused."""
         self._guard.check()
         self._identity.learn(local_id, cluster_id)
+
+    def measure_with(self, metrics: Metrics) -> None:
+        """Emit how long requests from others take here, step by step."""
+        self._guard.check()
+        self._delivery.metrics = metrics
 
     def set_heartbeat_handler(self, handler: Callable[[RPC], None] | None) -> None:
         """Have heartbeats given to `handler` on their connection's thread."""

@@ -21,6 +21,7 @@ from raft.errors import (
     TransportError,
 )
 from raft.messages import RPC, RPC_TYPES, InstallSnapshotRequest, Request, Response
+from raft.metrics import Laps, rpc_labels
 from raft.runtime import Deadline, Runtime, Task, ThreadGroup, backoff
 from raft.transport.connection import WORKING_FRAME, Connection
 from raft.transport.delivery import Delivery, Identity, check_cluster
@@ -81,6 +82,7 @@ class _Inbound:
         self._answer: _Answer | None = None  # of the request that is being answered
         self._closed = False
         self._retired = False
+        self._laps = None if server.delivery.metrics is None else Laps(server.delivery.metrics)
 
     def run(self) -> None:
         """Serve requests until the peer goes, misbehaves or is sent away."""
@@ -113,12 +115,16 @@ class _Inbound:
         connection, server = self._connection, self._server
         connection.welcome(server.identity, server.handshake_timeout)
         while self._await_request():
+            if self._laps is not None:
+                self._laps.lap("raft.net.getRPCType")
             code, payload = connection.receive(server.timeout)
             if not self._handle(code, payload):
                 return
 
     def _await_request(self) -> bool:
         """Wait for the next request; return False when the peer has ended between two."""
+        if self._laps is not None:
+            self._laps.start()
         while True:
             try:
                 return self._connection.await_input(_IDLE_SLICE)
@@ -127,10 +133,14 @@ class _Inbound:
 
     def _handle(self, code: int, payload: bytes) -> bool:
         """Answer one request; return whether another may follow on this connection."""
-        connection, server = self._connection, self._server
+        connection, server, laps = self._connection, self._server, self._laps
         command = decode_message(code, payload)
         if type(command) not in RPC_TYPES:
             raise ProtocolError(f"a {type(command).__name__} came as a request")
+        request = cast(Request, command)
+        if laps is not None:
+            laps.labels = rpc_labels(request)
+            laps.lap("raft.net.rpcDecode")
         try:
             # Again, because this server may have learnt its cluster's id since the handshake.
             check_cluster(server.identity.cluster_id(), connection.peer.cluster_id, "the sender")
@@ -143,12 +153,16 @@ class _Inbound:
         stream = None
         if isinstance(command, InstallSnapshotRequest):
             stream = SnapshotStream(connection, command.size, server.timeout)
-        rpc = RPC(cast(Request, command), answer.give, stream, connection.peer.cluster_id)
+        rpc = RPC(request, answer.give, stream, connection.peer.cluster_id)
         try:
             server.delivery.deliver(rpc, server.timeout)
         except RPCTimeoutError as exc:
             answer.give(None, exc)
+        if laps is not None:
+            laps.lap("raft.net.rpcEnqueue")
         self._wait(answer, stream)
+        if laps is not None:
+            laps.lap("raft.net.rpcRespond")
         self._reply(answer)
         fit = stream is None or self._finish(stream)
         self._answer = None

@@ -5,6 +5,7 @@ from raft.interfaces import (
     CommitTrackingLogStore,
     LogStore,
     MaintainedStore,
+    MeasuredStore,
     MonotonicLogStore,
     RangeLogStore,
     ReopenableStore,
@@ -19,6 +20,7 @@ OPTIONAL = {
     MonotonicLogStore: ("is_monotonic",),
     CommitTrackingLogStore: ("stage_commit_index", "get_commit_index"),
     MaintainedStore: ("maintain",),
+    MeasuredStore: ("stats",),
     ReopenableStore: ("reopen",),
 }
 

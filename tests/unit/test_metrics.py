@@ -8,7 +8,6 @@ from raft import Config, InvalidConfigError, validate_config
 from raft.messages import AppendEntriesRequest, RequestPreVoteRequest, RPCHeader
 from raft.metrics import (
     Aggregate,
-    Dispatches,
     InmemSink,
     Laps,
     Metrics,
@@ -18,6 +17,7 @@ from raft.metrics import (
     measure,
     rpc_labels,
     timed,
+    timed_steps,
 )
 from raft.testing.manual import ManualRuntime
 
@@ -200,6 +200,7 @@ def test_legacy_names_can_be_left_out():
 
 def test_without_metrics_nothing_is_made_and_no_function_is_wrapped():
     assert timed(None, "raft.fsm.apply", len) is len
+    assert timed_steps(None, "raft.compactLogs", bool) is bool
     assert measure(None, "raft.fsm.apply") is measure(None, "raft.rpc.requestVote")
     count(None, "raft.apply")
 
@@ -231,7 +232,7 @@ def test_a_job_in_steps_is_measured_without_what_happens_between():
         runtime.now += 0.1
         return left.pop(0)
 
-    job = metrics.timed_steps("raft.compactLogs", step)
+    job = timed_steps(metrics, "raft.compactLogs", step)
     assert job()
     assert sink.intervals() == []
     runtime.now += 5.0
@@ -247,30 +248,17 @@ def test_laps_are_measured_one_after_the_other():
     runtime.now += 1.0
     laps.lap("raft.net.getRPCType")
     runtime.now += 2.0
-    laps.lap("raft.net.rpcDecode", (("rpcType", "RequestVote"),))
+    laps.labels = (("rpcType", "RequestVote"),)
+    laps.lap("raft.net.rpcDecode")
     runtime.now += 4.0
     laps.start()
     laps.lap("raft.net.rpcEnqueue")
 
-    assert [a.sum for a in sink.intervals()[0].samples.values()] == [1000.0, 2000.0, 0.0]
-
-
-def test_the_time_to_commit_counts_from_the_dispatch_of_each_entry():
-    runtime, sink, metrics = made()
-    dispatches = Dispatches(metrics)
-
-    dispatches.dispatched(runtime.now, 2, 2)
-    runtime.now += 1.0
-    dispatches.dispatched(runtime.now, 5, 3)
-    runtime.now += 1.0
-    dispatches.committed([1, 2, 3])
-    runtime.now += 1.0
-    dispatches.committed([5])  # 4 was aborted by a restore
-
-    (interval,) = sink.intervals()
-    assert interval.samples["raft.commitTime", ()] == Aggregate(4, 7000.0, 1000.0, 2000.0, 2000.0)
-    assert interval.gauges["raft.commitNumLogs", ()] == 1
-    assert interval.gauges["raft.leader.dispatchNumLogs", ()] == 3
+    assert {key: a.sum for key, a in sink.intervals()[0].samples.items()} == {
+        ("raft.net.getRPCType", ()): 1000.0,
+        ("raft.net.rpcDecode", (("rpcType", "RequestVote"),)): 2000.0,
+        ("raft.net.rpcEnqueue", ()): 0.0,
+    }
 
 
 def test_requests_are_told_apart_by_the_originals_names():
