@@ -55,6 +55,7 @@ GROUPS = {
     "stores": Group(2, "raft.stores raft.stores.*"),
     "snapshots": Group(2, "raft.snapshots raft.snapshots.*"),
     "transport": Group(2, "raft.transport raft.transport.*"),
+    "sinks": Group(2, "raft.prometheus"),
     "role": Group(3, "raft.roles.base"),
     "lease": Group(
         3, _within("raft.roles", "lease inflight peers transfer changes user_restore"), "role"
@@ -80,6 +81,7 @@ HOMES = {
     "cbor2": "raft/codec.py",
     "sqlite_utils": "raftsqlite/*",
     "msgpack": "raft/transport/hashicorp.py",
+    "prometheus_client": "raft/prometheus.py",
     "greenlet": "raft/testing/*",
     "concurrent": f"raft/futures.py {ABOVE}",
     **dict.fromkeys(("socket", "ssl"), f"raft/transport/* {PROGRAMS}"),
