@@ -10,6 +10,7 @@ from raft import Configuration, InmemSink, NotLeaderError, Raft, Server
 from raft.engine import lifecycle
 from raft.engine.gauges import Gauges
 from raft.metrics import METRICS, Kind
+from raft.runtime import THREADS
 from raft.snapshots import InmemSnapshotStore
 from raft.stores import InmemStore
 from raft.testing.cluster import SCALE, Cluster, fast_config
@@ -86,8 +87,8 @@ def drive(cluster, leader):
 
     cluster.disconnect(leader)
     cluster.wait_for(lambda: leader.node.state() is not RaftState.LEADER)
-    cluster.leader()
     cluster.heal()
+    cluster.leader()
     cluster.followers()
 
 
@@ -179,38 +180,68 @@ def test_a_sink_that_raises_hurts_nobody():
         assert [member.node.failure for member in cluster.members.values()] == [None] * 3
 
 
-class AskingSink:
-    """A sink that asks its node, which takes the node's locks; none is reentrant."""
+class KnownLock:
+    """A lock that each thread knows to hold."""
+
+    held = threading.local()
 
     def __init__(self):
-        self.node = None
-        self.answers = 0
+        self._lock = threading.Lock()
 
-    def ask(self, *_):
-        if self.node is not None:
-            self.node.stats()
-            self.answers += 1
+    def acquire(self, *args, **kwargs):
+        taken = self._lock.acquire(*args, **kwargs)
+        if taken:
+            self.mine().append(self)
+        return taken
 
-    set_gauge = incr_counter = add_sample = ask
+    def release(self):
+        if self in self.mine():  # a lock used as a gate is opened by another thread
+            self.mine().remove(self)
+        self._lock.release()
+
+    def __enter__(self):
+        return self.acquire()
+
+    def __exit__(self, *_):
+        self.release()
+
+    @classmethod
+    def mine(cls):
+        return cls.held.__dict__.setdefault("locks", [])
 
 
-def test_a_sink_is_called_under_no_lock_of_the_nodes():
+class LookingSink:
+    """Notes what it is given, and what of it under a lock."""
+
+    def __init__(self):
+        self.names = set()
+        self.locked = set()
+
+    def look(self, name, *_):
+        self.names.add(name)
+        if KnownLock.mine():
+            self.locked.add(name)
+
+    set_gauge = incr_counter = add_sample = look
+
+
+def test_a_sink_is_called_under_no_lock_of_the_nodes(monkeypatch):
+    monkeypatch.setattr(lifecycle, "Gauges", partial(Gauges, period=0.02 * SCALE))
+    monkeypatch.setattr(THREADS, "lock", KnownLock)
+    monkeypatch.setattr(
+        THREADS, "condition", lambda lock=None: threading.Condition(lock or KnownLock())
+    )
+    sink = LookingSink()
+
     def configure(config):
-        config.metrics = AskingSink()
+        config.metrics = sink
+        config.trailing_logs = 0
 
-    with Cluster(3, configure=configure) as cluster:
-        for member in cluster.members.values():
-            member.config.metrics.node = member.node
-        leader = cluster.leader()
-        apply_count(leader, 10)
-        leader.node.snapshot().result(ANSWER)
-        cluster.disconnect(leader)
-        cluster.leader()
-        cluster.wait_for(lambda: not leader.is_leader())
-        cluster.heal()
-        cluster.assert_same_state()
+    with Cluster(2, configure=configure, make_fsm=RefusingFSM) as cluster:
+        drive(cluster, cluster.leader())
 
-        assert all(member.config.metrics.answers for member in cluster.members.values())
+    assert len(sink.names) > 40
+    assert sink.locked == set()
 
 
 def test_without_a_sink_writing_calls_nothing_of_this(tmp_path):
