@@ -185,6 +185,17 @@ class ReopenableStore(Protocol):
         """Open the files anew and make everything in them durable, or raise."""
 
 
+@runtime_checkable
+class ReservingStore(Protocol):
+    """A store that notices in time that its disk gets full (beyond the original)."""
+
+    def is_full(self) -> bool:
+        """Tell whether client entries shall be refused; asked on the disk thread after writes.
+
+        Votes, no-ops, memberships and compaction go on, so some space is to be kept for them.
+        """
+
+
 class StableStore(Protocol):
     """Durable keys and values. Thread-safe; a write that returned survives the loss of power."""
 

@@ -59,6 +59,10 @@ class Database:
             raise
         after_fork_in_child(self._on_fork)
 
+    def check_process(self) -> None:
+        """Raise `ForkedProcessError` in a forked child."""
+        self._fork_guard.check()
+
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Hold the lock and hand out the connection; leave no cursor open behind."""

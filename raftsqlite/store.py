@@ -14,6 +14,7 @@ from typing import Any
 from raft.errors import ForkedProcessError, KeyNotFoundError, LogCorruptError, LogNotFoundError
 from raft.types import NO_INDEX, Log, LogType
 from raftsqlite.database import Database
+from raftsqlite.reserve import Reserve
 
 _COLUMNS = "idx, term, type, data, extensions, appended_at, checksum"
 _ROW = "(?, ?, ?, ?, ?, ?, ?)"
@@ -57,6 +58,9 @@ class SQLiteStore:
         read_only: look at the store of a stopped node; it must be there. What would write raises
             `StoreReadOnlyError`, and the file and its write-ahead log stay as they are. It is
             locked all the same.
+        reserve_bytes: kept back in a file `<path>.reserve`, so that votes and compaction go on
+            when the disk is full.
+        low_water_bytes: with less space left than this `is_full` is True; 0 turns both off.
     """
 
     def __init__(
@@ -65,8 +69,12 @@ class SQLiteStore:
         *,
         unsafe_no_sync: bool = False,
         read_only: bool = False,
+        reserve_bytes: int = 8 << 20,
+        low_water_bytes: int = 16 << 20,
     ) -> None:
         self._database = Database(path, unsafe_no_sync=unsafe_no_sync, read_only=read_only)
+        low_water = 0 if read_only else low_water_bytes
+        self._reserve = Reserve(self._database.path + ".reserve", reserve_bytes, low_water)
         # Guarded by the database's lock:
         self._staged_commit_index = NO_INDEX
         self._wal_bytes = 0  # written since the last checkpoint, about
@@ -228,6 +236,11 @@ class SQLiteStore:
             # As a script, because `execute` stops after the first step, which frees one page.
             connection.executescript(f"PRAGMA incremental_vacuum({spare})")
             self._wal_bytes += 2 * spare * _FRAME
+
+    def is_full(self) -> bool:
+        """Tell whether the disk is almost full; for the one thread that writes."""
+        self._database.check_process()
+        return self._reserve.is_full()
 
     def stats(self) -> dict[str, int]:
         """Return gauges: bytes in use and free in the file, and bytes of the write-ahead log."""

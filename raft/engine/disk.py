@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from raft.errors import StorageFailedError
-from raft.interfaces import MaintainedStore, ReopenableStore, StableStore
+from raft.interfaces import MaintainedStore, ReopenableStore, ReservingStore, StableStore
 from raft.runtime import Runtime
 
 T = TypeVar("T")
@@ -52,6 +52,7 @@ class Disk:
         self._stall_timeout = stall_timeout
         self._maintained = _unique(s for s in stores if isinstance(s, MaintainedStore))
         self._reopenable = _unique(s for s in stores if isinstance(s, ReopenableStore))
+        self._reserving = _unique(s for s in stores if isinstance(s, ReservingStore))
         self._changed = runtime.condition()  # guards all below
         self._writes: deque[Write] = deque()
         self._background: deque[Callable[[], bool]] = deque()
@@ -60,6 +61,7 @@ class Disk:
         self._stopped = False
         self._failure: Exception | None = None  # of a write; the disk thread's own
         self.is_unfit = False  # a write failed or overran, and no probe has succeeded since
+        self.is_full = False  # client entries are refused; what must go on has space kept back
 
     def submit(
         self,
@@ -187,6 +189,14 @@ class Disk:
             except Exception:  # noqa: BLE001 - a store is foreign code; the next write will tell
                 _log.exception("store maintenance failed")
             self._ended("maintenance")
+        try:
+            self.is_full = any(store.is_full() for store in self._reserving)
+        except Exception:  # noqa: BLE001 - a store is foreign code; the next write will tell
+            _log.exception("cannot see how full the disk is")
+
+    def look_for_room(self) -> None:
+        """See soon whether a full disk has room again; nothing is written."""
+        self.submit_background(lambda: False)
 
     def _ended(self, name: str) -> None:
         """Note the end of what was under way; a disk that took too long is not to be trusted."""

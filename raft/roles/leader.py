@@ -46,6 +46,7 @@ from raft.messages import (
 from raft.metrics import count
 from raft.roles.base import Role
 from raft.roles.changes import Changes
+from raft.roles.full_disk import FullDisk
 from raft.roles.inflight import InFlight
 from raft.roles.lease import Lease, Reads, quorum_contact, report_contacts
 from raft.roles.peers import Peers
@@ -78,6 +79,7 @@ class Leader(Role):
         self.peers = Peers(core, self._links())
         self.reads = Reads(core, self.start_index, self.peers.beat_now)
         self.transfers = Transfers(core, self.term, self.commitment, self.peers)
+        self.full_disk = FullDisk(core, self.transfers)
         self.restores = UserRestores(core, self.term, self._dispatch_one)
         self.changes = Changes(
             core, self.commitment, self.peers, self._dispatch_one, self._may_change
@@ -176,7 +178,7 @@ class Leader(Role):
         config = self.core.config
         limit = config.max_append_entries - 1
         rest = self.core.inbox.take_ready(limit, config.max_append_bytes - message.size())
-        refusal = self._refusal()
+        refusal = self._refusal() or self.full_disk.refusal()
         if refusal is None:
             self._dispatch([message, *rest])
             return
@@ -304,7 +306,7 @@ class Leader(Role):
 
     def on_user_restore(self, message: UserRestore) -> None:
         """Begin to replace everything; what is in flight is not waited for."""
-        if refusal := self._refusal():
+        if refusal := self._refusal() or self.full_disk.refusal():
             message.fail(refusal)
             return
         self.restores.check(message)
@@ -353,6 +355,7 @@ class Leader(Role):
         now = self.core.runtime.monotonic()
         self._look_for_stall()
         self.transfers.expire(now)
+        self.full_disk.look(now)
         if not self.core.disk.is_fit():
             # Departure 8; also when what overran, or failed in the background, has ended.
             self.core.log.error("own disk is not fit, stepping down")

@@ -16,6 +16,7 @@ from raft.interfaces import (
     MonotonicLogStore,
     RangeLogStore,
     ReopenableStore,
+    ReservingStore,
     SuffixReplacingLogStore,
 )
 from raft.runtime import THREADS, Runtime
@@ -38,6 +39,7 @@ class LogCache:
     get_commit_index: Callable[[], int]
     maintain: Callable[[], None]
     reopen: Callable[[], None]
+    is_full: Callable[[], bool]
     stats: Callable[[], Mapping[str, int]]
 
     def __init__(self, capacity: int, store: LogStore, *, runtime: Runtime = THREADS) -> None:
@@ -63,6 +65,8 @@ class LogCache:
             self.maintain = store.maintain
         if isinstance(store, MeasuredStore):
             self.stats = store.stats
+        if isinstance(store, ReservingStore):
+            self.is_full = store.is_full
         if isinstance(store, ReopenableStore):
             self._reopen_below = store.reopen
             self.reopen = self._reopen

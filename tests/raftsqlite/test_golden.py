@@ -196,7 +196,7 @@ def test_a_newer_snapshot_is_refused_and_stays_as_it_is(newer_snapshot):
     snapshots = FileSnapshotStore(newer_snapshot)
     config, fsm = fast_config("n1"), RecordingFSM()
 
-    with SQLiteStore(newer_snapshot / "raft.db") as store:
+    with SQLiteStore(newer_snapshot / "raft.db", low_water_bytes=0) as store:
         stores = (store, store, snapshots)
         for use in (
             lambda: Raft(config, fsm, *stores, InmemTransport("n1:1")),

@@ -203,7 +203,7 @@ def test_every_public_call_is_refused_in_a_forked_child(store, path):
                 refused += 1
         return refused
 
-    assert in_child(call_all) == len(names) == 19
+    assert in_child(call_all) == len(names) == 20
     assert len(stored(store)) == 5
 
 

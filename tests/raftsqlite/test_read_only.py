@@ -77,7 +77,7 @@ def test_nothing_can_be_written(filled):
         assert stored(store) == [(index, 1) for index in range(1, 101)]
 
     assert contents(filled) == before
-    assert sorted(os.listdir(filled.parent)) == ["raft.db", "raft.db.lock"]
+    assert sorted(os.listdir(filled.parent)) == ["raft.db", "raft.db.lock", "raft.db.reserve"]
 
 
 def test_what_a_crash_left_in_the_write_ahead_log_is_read_and_left_there(crashed):

@@ -298,7 +298,8 @@ def test_what_a_crash_during_creation_left_does_not_matter(path):
     with SQLiteStore(path) as store:
         store.store_logs(entries(1, 1))
 
-    assert sorted(file.name for file in path.parent.iterdir()) == ["raft.db", "raft.db.lock"]
+    names = sorted(file.name for file in path.parent.iterdir())
+    assert names == ["raft.db", "raft.db.lock", "raft.db.reserve"]
 
 
 def test_the_file_appears_only_when_it_is_complete(path, monkeypatch):
