@@ -122,7 +122,7 @@ class ThreadRuntime:
     event = staticmethod(threading.Event)
     monotonic = staticmethod(time.monotonic)
     wall_time_ns = staticmethod(time.time_ns)
-    random = staticmethod(random.random)
+    random = staticmethod(random.SystemRandom().random)  # a program's random.seed() ties no nodes
     random_bytes = staticmethod(secrets.token_bytes)
 
     def condition(self, lock: Lock | None = None) -> Condition:

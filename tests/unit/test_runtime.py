@@ -1,3 +1,4 @@
+import random
 import subprocess
 import sys
 import threading
@@ -47,14 +48,46 @@ def test_a_random_timeout_is_once_to_twice_as_long(chance, expected):
 
 
 def test_random_timeouts_fill_the_whole_range():
-    """PAP-14, PAP-15: 500 rounds reach both ends."""
+    """PAP-14, PAP-15, UTL-02: 500 rounds reach both ends."""
     timeouts = [random_timeout(THREADS, 1.0) for _ in range(500)]
 
     assert 1.0 <= min(timeouts) < 1.1
     assert 1.9 < max(timeouts) < 2.0
 
 
+def test_election_timers_of_five_nodes_seldom_end_together():
+    """PAP-16, PAP-17: in 1000 rounds of ten ticks, the first two fall into one tick rarely.
+
+    One rule for both: that followers and candidates draw from it, their own tests show.
+    """
+    runtime, chance = ManualRuntime(), random.Random(16)
+    ties = 0
+
+    for _ in range(1000):
+        timeouts = []
+        for _ in range(5):
+            runtime.chance = chance.random()
+            timeouts.append(int(random_timeout(runtime, 10.0)))
+        first, second = sorted(timeouts)[:2]
+        ties += first == second
+
+    assert 0 < ties <= 300
+
+
+def test_chance_does_not_follow_the_programs_own_seed():
+    """UTL-04: nodes of processes that seed `random` alike draw other timeouts all the same."""
+    state = random.getstate()
+    drawn = []
+    for _ in range(1000):
+        random.seed(1)
+        drawn.append(THREADS.random())
+    random.setstate(state)
+
+    assert len(set(drawn)) == 1000
+
+
 def test_backoff_doubles_up_to_a_cap():
+    """UTL-07: from the second failure on, up to a time; the original counts rounds for both."""
     assert [backoff(0.01, n, 0.1) for n in range(7)] == [0.01, 0.01, 0.02, 0.04, 0.08, 0.1, 0.1]
 
 
