@@ -30,7 +30,7 @@ def ask_for_vote(
 
 
 def test_a_single_node_elects_itself_and_applies() -> None:
-    """ELE-01"""
+    """ELE-01, ETC-13: with a pre-vote"""
     with Cluster(1) as cluster:
         node = cluster["n1"].node
         assert node.leader_ch().get(timeout=ANSWER) is True
@@ -55,7 +55,7 @@ def test_three_nodes_agree_on_one_leader() -> None:
 
 
 def test_a_cut_off_leader_is_replaced_and_its_command_is_gone() -> None:
-    """ELE-03"""
+    """ELE-03, ETC-22"""
     with Cluster(3) as cluster:
         old = cluster.leader()
         old.node.apply(b"test").result(ANSWER)

@@ -56,7 +56,7 @@ def test_a_follower_that_was_cut_off_catches_up() -> None:
 
 
 def test_a_follower_refuses_commands_every_time_it_is_asked() -> None:
-    """REP-02"""
+    """REP-02, ETC-46"""
     with Cluster(3) as cluster:
         future = cluster.followers()[0].node.apply(b"test")
 

@@ -50,7 +50,7 @@ def stored_terms(node):
 
 
 def test_a_leader_of_the_past_is_refused():
-    """PAP-04, ETC-48: Figure 3.1, AppendEntries 1."""
+    """PAP-04, ETC-48, GAP-01: Figure 3.1, AppendEntries 1."""
     node = node_with(3)
 
     asked = node.ask(append(2, (2, 3), entries(3, terms=(2,)), commit=2))
@@ -61,7 +61,7 @@ def test_a_leader_of_the_past_is_refused():
 
 
 def test_a_newer_term_is_adopted_and_durable_before_the_answer():
-    """PAP-01; section 5.1"""
+    """PAP-01, GAP-02; section 5.1"""
     node = node_with(1)
 
     asked = node.ask(append(5))
@@ -87,7 +87,7 @@ def test_a_newer_term_that_cannot_be_stored_changes_nothing():
 
 @pytest.mark.parametrize("term", [2, 3])
 def test_a_candidate_yields_to_a_leader_of_its_term_or_a_newer_one(term):
-    """PAP-02, PAP-13: section 5.2"""
+    """PAP-02, PAP-13, GAP-03: section 5.2"""
     node = node_with(1, hard_state=HardState(2, "n1", "n1:1"))
     asked = Asked(append(term))
 
@@ -123,7 +123,7 @@ def test_a_refused_request_of_the_term_counts_as_contact_all_the_same():
 
 @pytest.mark.parametrize("prev", [(0, 0), (1, 1), (2, 1), (3, 2)])
 def test_a_previous_entry_that_is_ours_too_matches(prev):
-    """PAP-23: Figure 3.1, AppendEntries 2."""
+    """PAP-23, GAP-06: Figure 3.1, AppendEntries 2."""
     node = node_with(1, 2)
 
     assert node.ask(append(2, prev)).response.success
@@ -131,7 +131,7 @@ def test_a_previous_entry_that_is_ours_too_matches(prev):
 
 @pytest.mark.parametrize("prev", [(3, 1), (3, 3), (4, 2), (9, 9)])
 def test_a_previous_entry_that_is_not_ours_is_refused_with_a_hint(prev):
-    """PAP-24: Figure 3.1, AppendEntries 2."""
+    """PAP-24, GAP-06, GAP-07: Figure 3.1, AppendEntries 2."""
     node = node_with(1, 2)
 
     asked = node.ask(append(3, prev, entries(prev[0] + 1, terms=(3,))))
@@ -164,13 +164,34 @@ def test_the_log_becomes_what_the_leader_has(prev, new, expected):
 
 
 def test_an_old_request_that_arrives_late_truncates_nothing():
-    """H8: only a conflict does, never a shorter list."""
+    """GAP-09, H8: only a conflict does, never a shorter list."""
     node = node_with(1, 1, 1)
 
     node.ask(append(1, (1, 1), entries(2, terms=(1,))))
 
     assert stored_terms(node) == [1, 1, 1, 1]
     assert node.store.writes == []
+
+
+@pytest.mark.parametrize(
+    ("prev", "new", "writes"),
+    [
+        pytest.param((3, 2), entries(4, terms=(2, 2)), ["store 4-5"], id="GAP-08"),
+        pytest.param((1, 1), entries(2, terms=(1, 2)), [], id="GAP-09"),
+        pytest.param((1, 1), entries(2, terms=(1, 2, 2)), ["store 4-4"], id="GAP-10"),
+        pytest.param((1, 1), entries(2, terms=(2, 2)), ["replace 2 by 2-3"], id="GAP-11"),
+        pytest.param((1, 1), entries(2, terms=(1, 3)), ["replace 3 by 3-3"], id="GAP-12"),
+    ],
+)
+def test_only_what_is_not_there_yet_is_written(prev, new, writes):
+    """GAP-08, GAP-09, GAP-10, GAP-11, GAP-12: Figure 3.1, AppendEntries 3 and 4."""
+    node = node_with(1, 2, hard_state=HardState(3))
+
+    asked = node.ask(append(3, prev, new))
+
+    assert asked.response.success
+    assert node.store.writes == writes
+    assert node.stored()[-1] == (new[-1].index, new[-1].term)
 
 
 def test_entries_out_of_order_are_refused():
@@ -247,6 +268,29 @@ def test_after_a_failed_write_nothing_is_acknowledged_until_the_stores_were_read
     assert node.ask(append(1, (2, 1))).response.success
 
 
+@pytest.mark.parametrize(
+    ("prev", "new"),
+    [((3, 1), entries(4, terms=(2,))), ((2, 1), entries(3, terms=(2,)))],
+    ids=["storing", "deleting"],
+)
+def test_entries_that_a_store_has_raised_at_are_taken_when_the_leader_sends_them_again(prev, new):
+    """GAP-13"""
+    node = node_with(1, 1, hard_state=HardState(2))
+    before = node.stored()
+
+    def fail(_):
+        raise OSError("disk")
+
+    node.store.before_write = fail
+    assert isinstance(node.ask(append(2, prev, new)).error, StorageFailedError)
+    assert node.stored() == before
+    node.store.before_write = lambda _: None
+    node.core.recover_disk()
+
+    assert node.ask(append(2, prev, new)).response.success
+    assert node.stored()[-1] == (new[0].index, 2)
+
+
 def test_after_a_half_done_truncation_the_log_is_what_the_store_still_has():
     """Departure 3 without the ability: truncated, then nothing appended (T4)."""
 
@@ -293,7 +337,7 @@ def test_after_a_half_done_truncation_the_log_is_what_the_store_still_has():
     ],
 )
 def test_exactly_what_is_committed_is_applied_in_order(new, commit, applied):
-    """PAP-22: Figure 3.1, AppendEntries 5."""
+    """PAP-22, GAP-14: Figure 3.1, AppendEntries 5."""
     node = node_with(1)
 
     node.ask(append(2, (2, 1), new, commit))
@@ -307,7 +351,7 @@ def test_exactly_what_is_committed_is_applied_in_order(new, commit, applied):
     [((2, 1), [], 2), ((2, 1), entries(3, terms=(1,)), 3), ((1, 1), [], 1)],
 )
 def test_only_what_the_request_has_shown_to_match_is_committed(prev, new, commit):
-    """Departure 1: what stands behind it here may be of another leader."""
+    """GAP-14, departure 1: what stands behind it here may be of another leader."""
     node = node_with(1, 1, 1, 1)
 
     node.ask(append(2, prev, new, commit=99))
@@ -316,7 +360,7 @@ def test_only_what_the_request_has_shown_to_match_is_committed(prev, new, commit
 
 
 def test_the_commit_index_never_goes_down():
-    """Departure 1."""
+    """GAP-14, ETC-50, departure 1: empty requests tell it, heartbeats do not carry it."""
     node = node_with(1, 1, 1)
     node.ask(append(1, (4, 1), commit=4))
 
@@ -368,7 +412,7 @@ def test_a_conflict_above_what_is_committed_truncates():
 
 @pytest.mark.parametrize("prev", [(1, 1), (2, 1), (3, 1)])
 def test_a_previous_entry_that_a_snapshot_covers_matches(prev):
-    """Departure 4: else that acknowledgement loops for ever."""
+    """GAP-04, GAP-05, departure 4: else that acknowledgement loops for ever."""
     node = compacted(committed_node(), 3)
 
     asked = node.ask(append(1, prev, entries(prev[0] + 1, terms=(1,) * (6 - prev[0]))))
@@ -391,7 +435,7 @@ def test_entries_that_a_snapshot_covers_are_skipped():
     ("prev", "new"), [((3, 2), []), ((2, 1), entries(3, terms=(2,)))], ids=["previous", "entry"]
 )
 def test_another_entry_at_the_snapshots_index_halts(prev, new):
-    """Departure 4: what is at the own snapshot's index must have its term, else departure 3."""
+    """GAP-05, departure 4: what is there must have the snapshot's term, else departure 3."""
     node = compacted(committed_node(), 3)
 
     with pytest.raises(CommittedConflictError):

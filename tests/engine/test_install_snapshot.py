@@ -121,7 +121,7 @@ def test_a_candidate_yields_to_a_snapshot_of_its_own_term():
 
 @pytest.mark.parametrize("index", [1, 2, 3])
 def test_a_snapshot_of_what_is_committed_is_acknowledged_and_not_installed(make, index):
-    """Departure 4, H4: the state never goes backwards."""
+    """ETC-65, departure 4, H4: the state never goes backwards."""
     node = make(1, 1)
     commit(node, 3)
 

@@ -59,6 +59,7 @@ TABLE = [
     ("start", "kind", "target", "expected"), [row[1:] for row in TABLE], ids=[r[0] for r in TABLE]
 )
 def test_one_change_makes_the_next_configuration(start, kind, target, expected):
+    """ETC-72, and the row of the catalogue that the table names."""
     changed = next_configuration(start, 1, kind, target, f"new{target[-1]}")
 
     assert changed == make(*expected)
@@ -96,6 +97,7 @@ def test_the_first_server_cannot_be_a_nonvoter():
 
 @pytest.mark.parametrize("kind", [DEMOTE, REMOVE])
 def test_the_last_voter_stays(kind):
+    """ETC-72"""
     with pytest.raises(InvalidConfigurationError, match="at least one voter"):
         next_configuration(ONE_OF_EACH, 1, kind, "id1")
 

@@ -236,7 +236,7 @@ def test_5_4_1_the_end_of_the_log_that_a_candidate_tells_is_the_true_one():
 
 @pytest.mark.parametrize(("upto", "committed"), [(1, 0), (2, 0), (3, 0), (4, 4)])
 def test_5_4_2_only_entries_of_the_own_term_commit_by_counting(upto, committed):
-    """PAP-29, ETC-43: section 5.4.2; the entry of the own term is the leader's first, at 4."""
+    """PAP-29, ETC-43, ETC-44: section 5.4.2; the entry of the own term is the no-op, at 4."""
     leadership = Leadership(3, entries(2, terms=(1, 2)), servers("s1", "s2", "s3"))
 
     leadership.store("s2", upto=upto)

@@ -54,11 +54,11 @@ class TestSQLiteStore(
     CommitTrackingContract,
     StableStoreContract,
 ):
-    """BLT-05 to BLT-12, each a contract of all our stores, with errors instead of texts.
+    """BLT-05, BLT-06, BLT-07, BLT-08, BLT-09, BLT-10, BLT-11, BLT-12: contracts of all our stores.
 
     First and last index (05, 06): of an empty store, and after storing and deleting. An entry that
     is absent, one stored alone, several in one call (07 to 09), a range deleted (10). Keys that
-    are absent, values and numbers that come back (11, 12).
+    are absent, values and numbers that come back (11, 12). Absence is an error and not a text.
     """
 
     @pytest.fixture
@@ -238,6 +238,7 @@ def test_a_newer_version_is_refused_and_nothing_changed(path):
 
 
 def test_an_older_version_is_brought_up_to_date(path, monkeypatch):
+    """BLT-13: in place and in one transaction, where the original copies to another file."""
     with SQLiteStore(path) as store:
         store.store_logs(entries(1, 3))
 

@@ -79,12 +79,13 @@ def requests(node, kind):
         (FIVE, {"n2": True, "n3": False, "n4": False, "n5": False}, False),
         (servers("n1", "n2", "n3"), {}, False),
         (FIVE, {}, False),
+        (servers("n1", "n2", "n3", "n4"), {"n2": True}, False),
         (FIVE, {"n2": True}, False),
         (FIVE, {"n2": False, "n3": False}, False),
     ],
 )
 def test_a_majority_of_votes_wins(configuration, granted, wins):
-    """PAP-09, PAP-10, PAP-11: section 5.2"""
+    """PAP-09, PAP-10, PAP-11, ETC-01, ETC-13: section 5.2; refused by longer logs, too."""
     node = node_with(configuration=configuration)
 
     node.play(Candidate, answers(node, **granted))

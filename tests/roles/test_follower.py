@@ -26,7 +26,7 @@ def rounds_played(configuration, rounds=3):
 
 
 def test_a_nonvoter_stays_a_follower():
-    """ELE-09"""
+    """ELE-09, ETC-03"""
     assert rounds_played(servers("n2", nonvoters=["n1"])) is RaftState.FOLLOWER
 
 

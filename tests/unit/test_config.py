@@ -60,6 +60,22 @@ FAULTS = [
 ]
 
 
+@pytest.mark.parametrize(
+    "timer",
+    [
+        "heartbeat_timeout",
+        "election_timeout",
+        "commit_timeout",
+        "snapshot_interval",
+        "leader_lease_timeout",
+    ],
+)
+def test_a_timer_of_0_is_refused(timer):
+    """UTL-03: in the original it never fires; here there is none that could be 0."""
+    with pytest.raises(InvalidConfigError, match=f"{timer} is too low"):
+        validate_config(Config(local_id="n1", **{timer: 0.0}))
+
+
 @pytest.mark.parametrize(("change", "message"), FAULTS)
 def test_each_fault_is_named(change, message):
     with pytest.raises(InvalidConfigError, match=message):

@@ -214,10 +214,13 @@ def test_after_closing_nothing_is_observed(runtime, events):
 
 
 def test_a_reader_gets_the_latest_value(runtime):
+    """UTL-08"""
     channel = LatestValue(runtime)
 
-    channel.put(True)
     channel.put(False)
+    assert channel.get(block=False) is False
+    for _ in range(4):
+        channel.put(False)
     channel.put(True)
 
     assert channel.get(block=False) is True

@@ -39,10 +39,13 @@ def test_it_offers_all_optional_contracts():
 
 
 def test_addresses_are_as_given_or_random():
+    """UTL-06"""
     pattern = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 
     assert InmemTransport("x").local_addr() == "x"
-    assert re.fullmatch(pattern, InmemTransport().local_addr())
+    addresses = {InmemTransport().local_addr() for _ in range(100)}
+    assert all(re.fullmatch(pattern, address) for address in addresses)
+    assert len(addresses) == 100
     assert InmemTransport().local_addr() != InmemTransport().local_addr()
 
 
