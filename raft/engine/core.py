@@ -15,7 +15,7 @@ from raft.config import Config
 from raft.engine.damage import Damage
 from raft.engine.disk import Disk, Write
 from raft.engine.fsm_runner import FsmRunner
-from raft.engine.inbox import Apply, ClientMessage, Inbox, Message
+from raft.engine.inbox import Apply, ClientMessage, Inbox, Message, SnapshotReceived
 from raft.engine.membership import Membership, configurations_in
 from raft.engine.raft_log import RaftLog
 from raft.engine.settling import Unsettled
@@ -297,5 +297,5 @@ class Core:
         error = ShutdownNotAppliedError("raft is already shut down")
         for message in left.clients:
             message.fail(error)
-        for rpc in left.rpcs:
+        for rpc in [*left.rpcs, *(m.rpc for m in left.control if isinstance(m, SnapshotReceived))]:
             rpc.respond(None, error)

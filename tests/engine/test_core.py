@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from raft.engine.core import NodeLogger, StoppingError
-from raft.engine.inbox import Apply
+from raft.engine.inbox import Apply, SnapshotReceived
 from raft.engine.state import HardState, NodeState
 from raft.errors import (
     NotLeaderError,
@@ -14,7 +14,7 @@ from raft.errors import (
     StorageFailedError,
 )
 from raft.futures import ApplyFuture
-from raft.messages import AppendEntriesRequest
+from raft.messages import AppendEntriesRequest, InstallSnapshotRequest
 from raft.observer import LeaderObservation
 from raft.roles.follower import Follower
 from raft.runtime import Deadline, ThreadRuntime
@@ -395,3 +395,14 @@ def test_an_id_with_a_percent_sign_does_not_spoil_the_log(caplog):
     log.warning("x=%s", 1)
 
     assert caplog.messages == ["node=n_d term=0 x=1"]
+
+
+def test_a_snapshot_that_came_too_late_is_answered_at_shutdown():
+    node = ScriptedNode()
+    asked = Asked(InstallSnapshotRequest(header("n2"), 1, 9, 1))
+    node.core.inbox.post(SnapshotReceived(asked.rpc, None, None))
+    node.core.inbox.close()
+
+    node.core.refuse_leftovers()
+
+    assert isinstance(asked.error, ShutdownNotAppliedError)
