@@ -1,3 +1,5 @@
+from itertools import product
+
 import pytest
 
 from raft.engine.commitment import Commitment, majority_index
@@ -104,6 +106,20 @@ def test_entries_of_earlier_terms_do_not_commit_by_counting():
     tracker.matches(s1=4, s2=4, s3=4)
 
     assert (tracker.commit_index, tracker.was_announced()) == (4, True)
+
+
+@pytest.mark.parametrize("size", [1, 3, 4])
+@pytest.mark.parametrize("start", [1, 2, 3])
+def test_what_more_than_half_have_of_the_own_term_on_is_committed(size, start):
+    """ETC-47: every combination of matches up to 2, with the own term's first entry at `start`."""
+    names = ["s1", "s2", "s3", "s4"][:size]
+    for matches in product(range(3), repeat=size):
+        tracker = Tracker(servers(*names), start)
+
+        tracker.matches(**dict(zip(names, matches, strict=True)))
+
+        held = [i for i in (1, 2) if i >= start and 2 * sum(m >= i for m in matches) > size]
+        assert tracker.commit_index == max(held, default=0), matches
 
 
 def test_without_voters_nothing_commits():

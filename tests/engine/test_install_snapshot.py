@@ -391,6 +391,19 @@ def test_a_snapshot_that_makes_a_voter_a_nonvoter_is_obeyed(make):
     assert node.core.state.role is RaftState.FOLLOWER
 
 
+def test_a_snapshot_that_makes_a_nonvoter_a_voter_lets_it_campaign(make):
+    """ETC-63"""
+    node = make(configuration=servers("n2", nonvoters=["n1"]))
+    node.runtime.advance(5.0)
+    assert node.core.state.role is RaftState.FOLLOWER
+
+    asked = send(node, install(2, 9, 2, configuration=MEMBERS))
+    node.runtime.advance(5.0)
+
+    assert asked.response.success
+    assert node.core.state.role is RaftState.CANDIDATE
+
+
 def test_a_restore_that_fails_is_acknowledged_all_the_same():
     """Departure 9: the snapshot is durable, and the FSM is poisoned until a retry succeeds."""
 

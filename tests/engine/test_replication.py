@@ -78,6 +78,13 @@ class Bench:
         (call,) = self.transport.open_calls(AppendEntriesRequest)
         return call
 
+    def until_asked(self):
+        """Let time pass until a plain request waits for an answer; half a second at most."""
+        for _ in range(100):
+            if self.transport.open_calls(AppendEntriesRequest):
+                break
+            self.runtime.advance(0.005)
+
     @property
     def snapshot(self):
         (call,) = self.transport.open_calls(InstallSnapshotRequest)
@@ -185,7 +192,84 @@ def test_what_is_missing_is_sent_from_where_the_logs_agree():
     assert bench.matches == [2, 4]
 
 
+@pytest.mark.parametrize(
+    ("leader", "follower", "compacted"),
+    [
+        ((1, 1, 1, 1), (1, 1, 1, 1), 0),
+        ((1, 1, 1), (), 0),
+        ((1, 1, 2, 2, 3, 3), (1, 1, 2, 2), 0),
+        ((1, 1, 3, 3), (1, 1, 2, 2, 2, 2), 0),
+        ((1, 3, 3, 3, 3), (1, 2, 2, 2, 2), 0),
+        ((1, 2, 2, 2, 3), (1, 1, 1, 1, 1, 1), 0),
+        ((3, 3), (1, 2), 0),
+        ((*[1] * 20, 3), (1, *[2] * 25), 0),
+        ((1, 1, 1, 2, 3), (1, 1, 1), 3),
+        ((1, 1, 1, 2, 3), (1, 1, 1, 2, 2), 3),
+    ],
+)
+def test_whatever_the_follower_has_becomes_what_the_leader_has(leader, follower, compacted):
+    """ETC-55: a real follower answers; at most one round for each doubling, and one that sends."""
+    node = ScriptedNode(configuration=servers(), log=entries(1, terms=follower))
+    if compacted:
+        node.core.apply_committed(compacted)
+        node.runtime.run()
+        node.core.raft_log.set_boundary(EntryID(1, compacted))
+        while node.core.raft_log.compact_step(compacted):
+            pass
+    bench = Bench(*leader, start=False)
+    bench.transport.has_pipelines = False
+    bench.peer.start()
+    bench.runtime.run()
+    rounds = 0
+
+    while len(leader) not in bench.matches:
+        rounds += 1
+        assert rounds <= len(leader).bit_length() + 3
+        bench.answer(bench.probe, node.ask(bench.probe.request).response)
+
+    assert node.stored() == list(enumerate(leader, 1))[compacted:]
+
+
+def test_only_a_refusal_of_this_connection_moves_the_next_index_back():
+    """ETC-52: an answer to what was sent before a failure is never read."""
+    bench = Bench(1, 1, 3)
+    bench.answer(bench.probe, no(last_log=1))
+    assert bench.peer.status().next_index == 2, "refused"
+
+    bench.into_pipeline()
+    bench.answer_pipeline(yes())
+    assert (bench.matches, bench.peer.status().next_index) == ([1, 3], 4), "accepted"
+    bench.runtime.advance(0.2)
+    bench.answer_pipeline(yes())
+    assert (set(bench.matches), bench.peer.status().next_index) == ({1, 3}, 4), "nothing accepted"
+    old = bench.pipeline
+    bench.answer_pipeline(ConnectionLostError("gone"))
+    old.answer(no(last_log=1))
+    bench.until_asked()
+
+    assert bench.peer.status().next_index == 4, "stale"
+    assert sent(bench.probe.request) == ((3, 3), [])
+
+
 # ---- sending ----
+
+
+def test_a_peer_that_is_behind_is_asked_until_it_answers_without_any_new_command():
+    """ETC-51"""
+    bench = Bench(1, 3, next_index=2)
+
+    for _ in range(4):
+        bench.answer(bench.probe, RPCTimeoutError("late"))
+        bench.until_asked()
+        assert sent(bench.probe.request) == ((1, 1), [])
+    bench.into_pipeline()
+    bench.answer_pipeline(yes())
+    bench.runtime.advance(1.0)
+
+    assert bench.matches == [1, 2]
+    assert [r.entries for r in bench.pipeline.requests if r.entries] == [
+        bench.pipeline.requests[0].entries
+    ]
 
 
 def test_a_new_entry_goes_out_at_once_and_is_not_sent_twice():

@@ -219,6 +219,31 @@ def test_a_log_that_ends_earlier_than_ours_is_refused(own, last, granted, ask):
     assert node.ask(ask(6, last=last)).response.granted is granted
 
 
+@pytest.mark.parametrize("last", [(2, 1), (9, 1), (2, 2), (3, 2), (4, 2), (1, 3)])
+@pytest.mark.parametrize("voted_for", ["", "n1", "n2", "n3"])
+@pytest.mark.parametrize("ask", [vote, pre_vote])
+def test_a_vote_needs_both_a_free_vote_and_a_log_that_does_not_end_earlier(ask, voted_for, last):
+    """ETC-15: a log of two entries of term 2; who voted for itself is the candidate.
+
+    A pre-vote costs no vote: it is granted whomever this term's vote went to, and changes nothing.
+    """
+    role = Candidate if voted_for == "n1" else Follower
+    hard_state = HardState(3, voted_for, voted_for and f"{voted_for}:1")
+    node = node_with(2, 2, hard_state=hard_state)
+    if role is Candidate:
+        node.core.state.set_role(RaftState.CANDIDATE)
+    asked = Asked(ask(3, last=last))
+
+    role(node.core, node.receiver).handle(asked.rpc)
+    node.runtime.run()
+
+    is_long_enough = last in [(3, 2), (4, 2), (1, 3)]
+    is_free = ask is pre_vote or voted_for in ("", "n2")
+    assert asked.response.granted is (is_long_enough and is_free)
+    if ask is pre_vote:
+        assert node.core.hard_state == hard_state
+
+
 def test_a_snapshot_counts_as_the_end_of_an_empty_log():
     node = node_with(2)
     node.core.raft_log.drop_all(EntryID(3, 9))

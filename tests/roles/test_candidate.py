@@ -286,6 +286,29 @@ def test_a_transport_without_pre_votes_campaigns_at_once():
     assert node.core.state.role is RaftState.LEADER
 
 
+def test_votes_that_were_split_are_followed_by_a_round_that_elects():
+    """ETC-21: both that are left win their pre-vote, and each votes for itself."""
+    node = node_with(pre_vote=True)
+
+    node.play(Candidate, pre(node, n2=True), answers(node, n2=False), DEADLINE)
+    assert (node.core.state.role, node.core.state.term) == (RaftState.CANDIDATE, TERM + 1)
+    node.play(Candidate, pre(node, n2=True), answers(node, n2=True))
+
+    assert (node.core.state.role, node.core.state.term) == (RaftState.LEADER, TERM + 2)
+
+
+def test_a_follower_whose_timer_fired_too_early_comes_back_and_disturbs_nobody():
+    """ETC-37: heartbeats were late; the others know the leader and refuse the pre-vote."""
+    node = node_with(pre_vote=True)
+    late = Asked(AppendEntriesRequest(header("n2"), TERM))
+
+    node.play(Candidate, pre(node, n2=False, n3=False), late)
+
+    assert late.response.success
+    assert (node.core.state.role, node.core.state.term) == (RaftState.FOLLOWER, TERM)
+    assert node.store.writes == []
+
+
 # ---- transfer (3.10) ----
 
 

@@ -1,11 +1,21 @@
 import pytest
 
-from raft.engine.inbox import ConfigReloaded, FSMPoisoned
+from raft.engine.inbox import ConfigReloaded, FSMPoisoned, VoteReceived
 from raft.engine.state import HardState
 from raft.messages import AppendEntriesRequest, RequestVoteRequest
 from raft.observer import LeaderObservation
+from raft.roles.candidate import Candidate
 from raft.roles.follower import Follower
-from raft.testing.script import DEADLINE, Asked, Pause, ScriptedNode, entries, header, servers
+from raft.testing.script import (
+    DEADLINE,
+    Asked,
+    Pause,
+    ScriptedNode,
+    configuration_entry,
+    entries,
+    header,
+    servers,
+)
 from raft.types import RaftState
 
 TIMEOUT = 0.1  # ScriptedNode's heartbeat_timeout
@@ -129,6 +139,71 @@ def test_a_timer_that_fires_a_little_late_is_no_gap():
     node.play(Follower, Pause(TIMEOUT + 0.04), DEADLINE)
 
     assert node.core.state.role is RaftState.CANDIDATE
+
+
+# ---- who has a vote ----
+
+
+def test_a_promoted_nonvoter_campaigns_and_can_win():
+    """ETC-04"""
+    before, after = servers("n2", nonvoters=["n1"]), servers("n1", "n2")
+    node = ScriptedNode(configuration=before, config={"pre_vote_disabled": True})
+    node.play(Follower, heartbeat(), *[DEADLINE] * 3)
+    assert node.core.state.role is RaftState.FOLLOWER
+
+    promotion = (configuration_entry(2, 1, after),)
+    node.play(
+        Follower, Asked(AppendEntriesRequest(header("n2"), 1, 1, 1, promotion, 2)), *[DEADLINE] * 3
+    )
+    assert node.core.state.role is RaftState.CANDIDATE
+    node.play(Candidate, VoteReceived(1, "n2", False, 2, True))
+
+    assert node.core.state.role is RaftState.LEADER
+
+
+@pytest.mark.parametrize(
+    ("committed", "latest", "role"),
+    [
+        (servers("n1", "n2", "n3"), servers("n2", "n3"), RaftState.FOLLOWER),
+        (servers("n2", "n3"), servers("n1", "n2", "n3"), RaftState.CANDIDATE),
+    ],
+)
+def test_the_latest_configuration_in_the_log_decides_who_campaigns(committed, latest, role):
+    """ETC-74: also while it is not committed. There, such a node waits until it has applied it."""
+    node = ScriptedNode(configuration=committed, log=[configuration_entry(2, 1, latest)])
+    assert not node.core.membership.is_stable()
+
+    node.play(Follower, *[DEADLINE] * 3)
+
+    assert node.core.state.role is role
+
+
+def test_a_node_that_is_no_voter_in_its_own_view_votes_and_follows_all_the_same():
+    """ETC-35: the others know already that it is one."""
+    node = ScriptedNode(configuration=servers("n1"), local_id="n2")
+
+    assert node.ask(RequestVoteRequest(header("n1"), 2, 1, 1)).response.granted
+    assert node.ask(AppendEntriesRequest(header("n1"), 2, 1, 1)).response.success
+    node.play(Follower, *[DEADLINE] * 3)
+
+    assert node.core.state.role is RaftState.FOLLOWER
+
+
+# ---- a known leader is not disturbed (4.2.3) ----
+
+
+def test_the_first_vote_is_given_at_once_and_the_next_when_the_leader_is_silent():
+    """ETC-32, ETC-33"""
+    node = ScriptedNode(config={"pre_vote_disabled": True})
+    first, early, late = vote(2), vote(9, "n3"), vote(9, "n3")
+
+    node.play(Follower, first, heartbeat(2), early, DEADLINE, DEADLINE)
+    assert (first.response.granted, early.response.granted) == (True, False)
+    assert node.core.state.role is RaftState.CANDIDATE
+    node.play(Candidate, late)
+
+    assert late.response.granted
+    assert (node.core.state.role, node.core.state.term) == (RaftState.FOLLOWER, 9)
 
 
 # ---- who is not fit does not campaign ----

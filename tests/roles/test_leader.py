@@ -29,10 +29,18 @@ from raft.messages import (
     TimeoutNowRequest,
 )
 from raft.observer import PeerObservation
+from raft.roles.candidate import Candidate
 from raft.roles.follower import Follower
 from raft.roles.leader import Leader
 from raft.runtime import Deadline, ThreadGroup
-from raft.testing.script import configuration_entry, entries, header, servers
+from raft.testing.script import (
+    Asked,
+    ScriptedNode,
+    configuration_entry,
+    entries,
+    header,
+    servers,
+)
 from raft.types import Configuration, LogType, RaftState, Server, ServerSuffrage
 from tests.roles.bench import NOOP, TERM, THREE, Bench
 
@@ -89,6 +97,22 @@ def test_a_command_is_answered_when_a_majority_has_it_on_disk():
     bench.store("n2")
 
     assert (future.result(0), future.index()) == (2, NOOP + 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "reached", "commits"),
+    [(3, 3, True), (3, 2, True), (3, 1, False), (5, 2, False), (5, 3, True)],
+)
+def test_a_command_commits_only_with_a_majority(size, reached, commits):
+    """ETC-45, PAP-20: section 5.3; the leader is one of those that are reached."""
+    names = ["n1", "n2", "n3", "n4", "n5"]
+    bench = Bench(servers(*names[:size]))
+    future = bench.node.apply(b"x")
+
+    bench.store(*names[1:reached])
+
+    assert future.done() is commits
+    assert bench.state.commit_index == (NOOP + 1 if commits else 0)
 
 
 def test_nonvoters_do_not_make_a_majority():
@@ -443,12 +467,46 @@ def test_another_leader_of_the_same_term_is_not_believed(request_):
 
 
 def test_a_leader_of_the_past_is_refused():
+    """ETC-14: what it sent when it still led changes nothing, and the logs become this one's."""
     bench = Bench()
+    old = tuple(entries(3, terms=(TERM - 1,)))
 
-    asked = bench.node.deliver(AppendEntriesRequest(header("n2"), TERM - 1))
+    asked = bench.node.deliver(AppendEntriesRequest(header("n2"), TERM - 1, 2, 1, old, 3))
+    bench.store("n2", "n3")
 
     assert (asked.response.success, asked.response.term) == (False, TERM)
-    assert bench.is_leading()
+    assert (bench.is_leading(), bench.node.stored()[-1]) == (True, (NOOP, TERM))
+    assert (NOOP, TERM) in bench.sent_to("n2")
+
+
+@pytest.mark.parametrize("kind", [AppendEntriesRequest, RequestVoteRequest])
+@pytest.mark.parametrize(
+    ("role", "pre_vote"), [(Follower, True), (Candidate, True), (Candidate, False)]
+)
+def test_whoever_does_not_lead_yields_to_a_newer_term(role, pre_vote, kind):
+    """ETC-16; what a leader does: the tests before this one and the next."""
+    node = ScriptedNode(log=entries(2, terms=(1,)), config={"pre_vote_disabled": not pre_vote})
+    asked = Asked(kind(header("n2"), TERM + 1, 2, 1))
+
+    node.play(role, asked)
+
+    assert (node.core.state.role, node.core.state.term) == (RaftState.FOLLOWER, TERM + 1)
+    assert node.core.state.leader() == (
+        ("n2:1", "n2") if kind is AppendEntriesRequest else ("", "")
+    )
+
+
+def test_a_follower_that_campaigned_for_no_reason_costs_an_election_and_no_more():
+    """ETC-36: without pre-votes the newer term in its answer deposes, and it can win."""
+    bench = Bench()
+    bench.term = TERM + 1
+    bench.runtime.advance(0.02)
+    assert not bench.is_leading()
+
+    asked = Asked(vote(TERM + 1))
+    bench.node.play(Follower, asked)
+
+    assert (asked.response.granted, bench.state.term) == (True, TERM + 1)
 
 
 @pytest.mark.parametrize("request_", [vote(TERM + 5), RequestPreVoteRequest(header("n2"), 9, 9, 9)])
