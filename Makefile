@@ -11,7 +11,7 @@ ARGS ?=
 KEEP ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test coverage lint format demo bench bench-stores clean
+.PHONY: help venv test coverage mutants lint format demo bench bench-stores clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test: $(VENV)/.installed-dev  ## run the tests
 coverage: $(VENV)/.installed-dev  ## run the tests and report which lines none of them runs
 	$(RUN) -m coverage run -m pytest $(ARGS)
 	$(RUN) -m coverage report
+
+mutants: $(VENV)/.installed-dev  ## break the deciding rules one by one: do the tests notice?
+	$(RUN) -m tests.mutants.run $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## check format, lint and types
 	$(RUN) -m ruff format --check .

@@ -183,6 +183,19 @@ def test_advances_are_announced_once_until_acknowledged():
     assert len(calls) == 2
 
 
+def test_a_server_that_is_watched_is_reported_once():
+    reached = []
+    tracker = Commitment(
+        ManualRuntime(), servers("a"), 1, lambda: None, lambda *report: reached.append(report)
+    )
+    tracker.watch("b", 3)
+
+    for index in (2, 3, 4):
+        tracker.match("b", index)
+
+    assert reached == [("b", 3)]
+
+
 def test_the_announcement_may_look_at_the_commitment():
     """It is made without the lock."""
     seen = []

@@ -147,6 +147,7 @@ def test_entries_up_to_the_old_end_make_it_whole():
 
     node.core.set_leader("", "")
     assert vote(node).granted
+    assert int(node.store.get(DAMAGE_KEY)) == 0
     assert node.restarted().core.damage.is_whole()
 
 
@@ -194,6 +195,25 @@ def test_an_entry_that_is_spoiled_when_it_shall_be_applied_comes_again():
     assert node.fsm.commands() == [b"2/1", b"3/1", b"4/1"]
     assert node.core.damage.is_whole()
     assert node.crashes == []
+
+
+def test_a_second_damage_does_not_forget_how_far_the_log_once_went():
+    node = damaged(4)
+    assert append(node, 3, entries(4, terms=(1,))).response.success
+    spoil(node.store, 4)
+
+    node.core.damage.cut_off(4)
+
+    assert (node.core.damage.upto, int(node.store.get(DAMAGE_KEY))) == (6, 6)
+
+
+def test_what_the_log_does_not_hold_is_not_cut_off():
+    node = running(1, 1, 1)
+
+    node.core.damage.cut_off(99)
+
+    assert node.core.damage.is_whole()
+    assert node.core.raft_log.last_index() == 4
 
 
 def test_a_late_report_does_not_harm_what_has_come_again():

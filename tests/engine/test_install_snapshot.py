@@ -177,8 +177,23 @@ def test_a_snapshot_of_the_oldest_version_is_installed_as_one_of_today(make):
 def test_a_node_whose_disk_failed_takes_none(make):
     node = make()
     node.core.fault = OSError("disk")
+    term = node.core.state.term
 
-    assert isinstance(send(node, install(2, 9, 2)).error, StorageFailedError)
+    assert isinstance(send(node, install(term + 1, 9, 2)).error, StorageFailedError)
+    assert node.core.state.term == term
+
+
+def test_a_disk_that_failed_meanwhile_ends_the_installation(make):
+    node = make()
+    door = node.runtime.event()
+    asked = send(node, install(2, 9, 2), reader=SlowReader(CONTENT, door))
+    node.core.fault = OSError("disk")
+
+    door.set()
+    node.runtime.run()
+
+    assert isinstance(asked.error, StorageFailedError)
+    assert (node.fsm.restores, node.core.state.commit_index) == (0, 0)
 
 
 def test_a_node_without_a_cluster_takes_its_leaders(make):
@@ -254,6 +269,20 @@ def test_a_term_that_ended_meanwhile_ends_the_installation(make):
 
     assert (asked.response.success, asked.response.term) == (False, 3)
     assert (node.fsm.restores, node.core.state.commit_index) == (0, 0)
+
+
+@pytest.mark.parametrize("unsettled", [True, False])
+def test_of_what_is_not_installed_only_an_unsettled_snapshot_is_removed(make, unsettled):
+    """Departure 19: it may never have happened."""
+    node = make()
+    door = node.runtime.event()
+    send(node, install(2, 9, 2, unsettled=unsettled), reader=SlowReader(CONTENT, door))
+    node.deliver(AppendEntriesRequest(header("n3"), 3))
+
+    door.set()
+    node.runtime.run()
+
+    assert len(node.snapshots.list()) == (0 if unsettled else 1)
 
 
 def test_a_log_that_overtook_it_meanwhile_stays(make):
@@ -370,15 +399,16 @@ def test_a_later_configuration_in_a_kept_log_stays_the_latest():
     assert (members.committed, members.latest, members.latest_index) == (MEMBERS, bigger, 3)
 
 
-def test_the_configurations_of_a_dropped_log_are_forgotten():
+@pytest.mark.parametrize("index", [2, 7])
+def test_the_configurations_of_a_dropped_log_are_forgotten(index):
     bigger = servers("n1", "n2", "n3", "n4")
     node = ScriptedNode(log=[*entries(2, terms=(1,)), configuration_entry(3, 1, bigger)])
     node.start(Follower)
 
-    send(node, install(2, 9, 2, configuration_index=7))
+    send(node, install(2, 9, 2, configuration_index=index))
 
     members = node.core.membership
-    assert (members.latest, members.latest_index, members.is_stable()) == (MEMBERS, 7, True)
+    assert (members.latest, members.latest_index, members.is_stable()) == (MEMBERS, index, True)
 
 
 def test_a_snapshot_that_makes_a_voter_a_nonvoter_is_obeyed(make):

@@ -464,3 +464,12 @@ def test_a_gap_above_the_snapshot_is_refused(runtime, store, first, boundary):
 
     with pytest.raises(LogGapError, match="entries are missing"):
         log.must_drop()
+
+
+def test_a_spoiled_entry_does_not_tell_whether_the_log_goes_on(runtime, store):
+    """Departure 16: its term may be what the disk has changed."""
+    log = loaded(runtime, store, *entries(1, terms=(1, 1, 1)), boundary=EntryID(1, 2))
+    store.store_logs([replace(store.get_log(2), data=b"rotten")])
+
+    with pytest.raises(LogCorruptError):
+        log.must_drop()

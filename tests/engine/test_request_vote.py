@@ -136,9 +136,10 @@ def test_a_vote_belongs_to_a_server_and_not_to_its_address():
     assert not node.ask(taken_over).response.granted
 
 
-def test_a_candidate_without_a_name_gets_no_vote():
+@pytest.mark.parametrize("members", [servers("n1", "n2", "n3"), servers()])
+def test_a_candidate_without_a_name_gets_no_vote(members):
     """A vote that cannot be written down could be given twice."""
-    node = node_with(1)
+    node = ScriptedNode(configuration=members)
 
     nameless = node.ask(RequestVoteRequest(RPCHeader("", "n2:1"), 2, 99, 99))
     named = node.ask(vote(2, "n3"))
@@ -373,6 +374,15 @@ def test_a_pre_vote_of_an_older_term_is_refused():
     assert (asked.response.granted, asked.response.term) == (False, 3)
 
 
+def test_a_pre_vote_of_the_present_term_may_be_granted():
+    """The leader of that term may ask so whether it could win again."""
+    node = node_with(1, hard_state=HardState(3))
+
+    asked = node.ask(pre_vote(3))
+
+    assert (asked.response.granted, asked.response.term) == (True, 3)
+
+
 @pytest.mark.parametrize("candidate", ["n3", "n9"])
 def test_a_pre_vote_disturbs_no_known_leader(candidate):
     node = led_by("n2")
@@ -397,6 +407,7 @@ def test_who_is_asked_to_campaign_does():
 
     assert asked.response is not None
     assert (node.core.state.role, node.core.transfer_candidacy) == (RaftState.CANDIDATE, True)
+    assert node.core.state.leader() == ("", "")
 
 
 def test_a_nonvoter_refuses_to_campaign():

@@ -74,6 +74,14 @@ def test_it_shows_but_counts_for_nothing_committed():
     assert marks(node) == [True]
 
 
+def test_its_own_index_settles_it():
+    node = holding()
+
+    append(node, TERM, INDEX, TERM, commit=INDEX)
+
+    assert (node.core.unsettled.meta, marks(node)) == (None, [False])
+
+
 def test_a_commit_index_behind_it_settles_it():
     node = holding()
 

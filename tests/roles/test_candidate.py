@@ -272,6 +272,14 @@ def test_any_other_error_is_no_pre_vote(error):
     assert requests(node, RequestVoteRequest) == []
 
 
+def test_who_knows_no_pre_vote_has_not_voted():
+    node = node_with()
+
+    node.play(Candidate, answers(node, n2=RemoteError("unexpected command")))
+
+    assert node.core.state.role is RaftState.CANDIDATE
+
+
 def test_a_transport_without_pre_votes_campaigns_at_once():
     class Older(ScriptedTransport):
         request_pre_vote = None
@@ -357,6 +365,7 @@ def test_a_candidate_that_loses_its_disk_becomes_a_follower():
 
     node.store.before_write = fail
     node.play(Candidate)
+    node.runtime.run()
 
     assert (node.core.state.role, node.core.state.term) == (RaftState.FOLLOWER, TERM)
     assert node.transport.calls == []

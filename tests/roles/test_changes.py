@@ -186,3 +186,59 @@ def test_one_that_waits_for_its_turn_too_long_has_not_entered():
 
     assert isinstance(future.error(0), EnqueueTimeoutError)
     assert leader.core.membership.latest == THREE
+
+
+def test_a_voter_that_is_behind_has_nothing_to_catch_up_either():
+    leader = Bench(storing=["n2"])
+
+    future = leader.change(ADD, "n3", "elsewhere:1", catch_up=True)
+
+    assert future.error(0) is None
+
+
+def test_a_further_round_goes_to_where_the_log_ended_when_it_began():
+    leader = bench()
+    add(leader)
+    goal = leader.core.raft_log.last_index()
+    leader.node.apply(b"x")
+    leader.runtime.advance(0.3)
+
+    for _ in range(2):
+        leader.leader.commitment.match("n4", goal)
+        leader.runtime.run()
+
+    assert not leader.core.membership.latest.has_vote("n4")
+
+
+def caught_up_while_another_change_is_under_way(leader, **options):
+    """`n4` has caught up, but the change before its promotion is not committed yet."""
+    promoted = add(leader, **options)
+    leader.storing = set()
+    leader.change(ChangeKind.ADD_NONVOTER, "n5", "n5:1")
+    last = leader.change(ChangeKind.ADD_NONVOTER, "n6", "n6:1")
+    leader.leader.commitment.match("n4", NOOP + 1)
+    leader.runtime.run()
+    assert not promoted.done()
+    return promoted, last
+
+
+def test_a_promotion_comes_before_the_changes_that_wait():
+    leader = bench()
+    promoted, last = caught_up_while_another_change_is_under_way(leader)
+
+    leader.store("n2", "n3", "n4")
+    leader.runtime.advance(0.05)
+
+    assert promoted.index() < last.index()
+
+
+def test_a_promotion_is_not_given_up_for_the_callers_timeout():
+    """The timeout covers catching up, and that is done."""
+    leader = bench()
+    promoted, _ = caught_up_while_another_change_is_under_way(leader, timeout=0.3)
+    leader.runtime.advance(0.4)
+
+    leader.store("n2", "n3", "n4")
+    leader.runtime.advance(0.05)
+
+    assert promoted.error(0) is None
