@@ -45,6 +45,14 @@ def take_snapshot(leader: Member) -> tuple[SnapshotMeta, bytes]:
         return meta, reader.read()
 
 
+def wait_for_settled(cluster: Cluster) -> None:
+    """Wait until no snapshot bears the mark: the disk thread sees to that between its writes."""
+    cluster.wait_for(
+        lambda: not [s for m in cluster.running() for s in m.snapshots.list() if s.unsettled],
+        what="all marks to be gone",
+    )
+
+
 def commands(first: int, last: int) -> list[bytes]:
     return [b"test-%d" % n for n in range(first, last + 1)]
 
@@ -87,10 +95,7 @@ def test_a_snapshot_replaces_everything(offset: int, monotonic: bool, fresh: boo
         )
         apply_range(leader, 20, 29)
         assert cluster.assert_same_state() == commands(0, 9) + commands(20, 29)
-        cluster.wait_for(
-            lambda: not [s for m in cluster.running() for s in m.snapshots.list() if s.unsettled],
-            what="the mark to be taken off",
-        )
+        wait_for_settled(cluster)
 
 
 class HeldReader(io.BytesIO):
@@ -216,7 +221,7 @@ def test_leadership_lost_while_copying_leaves_the_cluster_as_it_was() -> None:
         leader = cluster.leader()
         apply_count(leader, 5)
         assert len(cluster.assert_same_state()) == 10
-        assert not [s for m in cluster.running() for s in m.snapshots.list() if s.unsettled]
+        wait_for_settled(cluster)
 
 
 def test_a_restore_that_only_its_leader_has_is_given_up() -> None:
@@ -248,7 +253,7 @@ def test_a_restore_that_only_its_leader_has_is_given_up() -> None:
         cluster.heal()
 
         assert len(cluster.assert_same_state()) == 15
-        assert not [s for s in old.snapshots.list() if s.unsettled]
+        wait_for_settled(cluster)
 
 
 def test_a_restore_survives_its_leader_once_a_majority_has_it() -> None:
