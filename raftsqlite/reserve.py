@@ -62,15 +62,16 @@ class Reserve:
         """Have the file at its full size; False when there is no room for it."""
         if not self._size:
             return True
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            os.posix_fallocate(descriptor, 0, self._size)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                os.posix_fallocate(descriptor, 0, self._size)
+            finally:
+                os.close(descriptor)
         except OSError as exc:
             _log.warning("cannot keep space back path=%s cause=%s", self._path, exc)
             self._give_up()
             return False
-        finally:
-            os.close(descriptor)
         return True
 
     def _give_up(self) -> None:

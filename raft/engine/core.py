@@ -266,6 +266,7 @@ class Core:
             # It was taken of a tail that was lost meanwhile: what comes next would leave a hole.
             self.drop_log(self.raft_log.boundary())
             self.publish_log()
+        self.damage.look()
         self.compact(meta.index)
 
     def compact(self, snapshot_index: int) -> None:

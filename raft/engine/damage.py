@@ -13,7 +13,7 @@ from raft.engine.disk import Disk
 from raft.engine.raft_log import RaftLog
 from raft.errors import KeyNotFoundError
 from raft.interfaces import LogStore, StableStore
-from raft.types import NO_INDEX
+from raft.types import NO_INDEX, NO_TERM, EntryID
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ class Damage:
         self._stable = stable
         self._raft_log = raft_log
         self.upto = NO_INDEX
+        self.after_term = NO_TERM  # an entry of a later term makes it whole, too; 0 if none does
 
     def is_whole(self) -> bool:
         """Tell whether this node has everything that it has ever acknowledged."""
@@ -37,9 +38,10 @@ class Damage:
     def load(self) -> None:
         """Read the mark; before the node runs."""
         try:
-            self.upto = int(self._stable.get(DAMAGE_KEY) or b"0")
+            found = [int(part) for part in self._stable.get(DAMAGE_KEY).split()] or [NO_INDEX]
         except KeyNotFoundError:
-            self.upto = NO_INDEX
+            found = [NO_INDEX]
+        self.upto, self.after_term = found[0], found[1] if len(found) > 1 else NO_TERM
 
     def cut_off(self, index: int) -> None:
         """Give up a spoiled entry and all behind it; the disk thread, or before the node runs.
@@ -49,11 +51,23 @@ class Damage:
         last = self._logs.last_index()
         if not self._logs.first_index() <= index <= last or self._logs.get_log(index).is_intact():
             return
-        upto = max(self.upto, last)
-        self._stable.set(DAMAGE_KEY, b"%d" % upto)
+        self._mark(max(self.upto, last), NO_TERM)
         self._logs.delete_range(index, last)
-        self.upto = upto
-        _log.error("log is damaged, waiting for a leader's entries first=%d last=%d", index, upto)
+        _log.error("log is damaged, waiting for a leader's entries first=%d last=%d", index, last)
+
+    def went_back(self, restore: EntryID) -> None:
+        """Note that a user restore gives way to an older snapshot; the disk thread, before it does.
+
+        The restore stood for all that this node had acknowledged. What it held is whole again once
+        a leader of a later term has sent it an entry: that leader's log has all that is committed.
+        """
+        if self.upto == NO_INDEX:
+            self._mark(restore.index, restore.term)
+
+    def _mark(self, upto: int, after_term: int) -> None:
+        """Remember it durably, then here, and only then let go of anything."""
+        self._stable.set(DAMAGE_KEY, b"%d %d" % (upto, after_term))
+        self.upto, self.after_term = upto, after_term
 
     def drop_covered(self, index: int) -> None:
         """Delete a spoiled entry that a snapshot covers, and what is before it."""
@@ -61,7 +75,9 @@ class Damage:
 
     def look(self) -> None:
         """See whether the log reaches far enough by now."""
-        if self.upto and self._raft_log.last_index() >= self.upto:
-            _log.info("log is whole again index=%d", self.upto)
-            self.upto = NO_INDEX
+        last = self._raft_log.last()
+        is_later = self.after_term != NO_TERM and last.term > self.after_term
+        if self.upto and (last.index >= self.upto or is_later):
+            _log.info("log is whole again index=%d", last.index)
+            self.upto, self.after_term = NO_INDEX, NO_TERM
             self._disk.submit("damage covered", lambda: self._stable.set(DAMAGE_KEY, b"0"))

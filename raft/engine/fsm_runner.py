@@ -30,7 +30,7 @@ from raft.futures import Future
 from raft.interfaces import SnapshotStore
 from raft.metrics import Saturation
 from raft.runtime import Runtime, backoff
-from raft.types import NO_INDEX, Log, SnapshotMeta
+from raft.types import NO_INDEX, EntryID, Log, SnapshotMeta
 
 _log = logging.getLogger(__name__)
 
@@ -293,7 +293,13 @@ class FsmRunner:
     def _another_snapshot(self) -> SnapshotMeta | None:
         """Return the next one to try: in turn, those from which the log goes on."""
         try:
-            listed = [m for m in self._snapshots.list() if self._log.goes_on_behind(m.index)]
+            end = self._log.boundary()
+            listed = [
+                m
+                for m in self._snapshots.list()
+                if self._log.goes_on_behind(m.index)
+                and (not m.unsettled or EntryID(m.term, m.index) == end)
+            ]
         except Exception:  # noqa: BLE001 - a store is foreign code; the old one is tried again
             return None
         return listed[self._retry.failures % len(listed)] if listed else None

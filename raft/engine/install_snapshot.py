@@ -114,10 +114,18 @@ class SnapshotReceiver:
         core = self._core
         last = EntryID(meta.term, meta.index)
         goes_back = core.unsettled.meta is not None  # the FSM is ahead, and the log has nothing
+        own = core.unsettled.meta
+        if own is not None:
+            given_up = EntryID(own.term, own.index)
+            core.write("mark", lambda: core.damage.went_back(given_up))
         if not goes_back:
             # The FSM is told first: entries that it still wanted may be gone in a moment.
             core.fsm.restore(meta)
-        if self._holds(last):
+        holds = self._holds(last)
+        if not goes_back and not holds:
+            core.raft_log.set_boundary(last)
+            core.unsettled.meta = meta if meta.unsettled else None
+        if holds:
             core.raft_log.set_boundary(last)
             core.membership.restore(meta.configuration_index, meta.configuration)
             core.compact(meta.index)
@@ -126,10 +134,11 @@ class SnapshotReceiver:
             core.membership.reset(meta.configuration_index, meta.configuration)
         if goes_back:
             core.fsm.restore(meta)
-        core.state.set_last_snapshot(last, replaces=core.unsettled.replace(meta))
+        core.state.set_last_snapshot(last, replaces=goes_back and core.unsettled.replace(meta))
         if not meta.unsettled:
             core.state.set_commit_index(max(core.state.commit_index, meta.index))
-        core.damage.look()
+        if not meta.unsettled:
+            core.damage.look()  # an unsettled one may yet be given up
         core.publish_log()
         core.log.info("installed snapshot id=%s index=%d", meta.id, meta.index)
 

@@ -409,7 +409,10 @@ class PeerReplicator:
 def _open_newest_snapshot(links: Links) -> tuple[SnapshotMeta, SnapshotReader]:
     """Open the newest snapshot that is whole; one that the log does not join would not help."""
     for meta in links.snapshots.list():
-        if meta.index > links.log.boundary().index:
+        end = links.log.boundary()
+        if meta.index > end.index or (
+            meta.unsettled and (meta.term, meta.index) != (end.term, end.index)
+        ):
             continue  # just stored, and perhaps not to be used
         if not links.log.goes_on_behind(meta.index):
             break

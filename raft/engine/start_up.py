@@ -153,7 +153,8 @@ def _never_happened(meta: SnapshotMeta, logs: LogStore) -> bool:
     last = logs.last_index()
     if not meta.unsettled or not last or logs.first_index() > meta.index:
         return False
-    if logs.get_log(last).term <= meta.term:
+    own_entry = meta.index <= last and logs.get_log(meta.index).term >= meta.term
+    if logs.get_log(last).term <= meta.term and not own_entry:
         return False
     _log.warning("ignoring a restored snapshot that never took hold id=%s", meta.id)
     return True

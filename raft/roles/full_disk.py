@@ -35,14 +35,17 @@ class FullDisk:
             f"the disk of {self._core.local_id} is almost full: free some space there"
         )
 
-    def look(self, now: float) -> None:
-        """While the disk is full: see whether that is over, and let somebody else lead."""
+    def look(self, now: float, *, is_busy: bool) -> None:
+        """While the disk is full: see whether that is over, and let somebody else lead.
+
+        Not while the leader is busy with a transfer or a user restore.
+        """
         core = self._core
         if not core.disk.is_full:
             return
         core.disk.look_for_room()
         is_alone = not core.membership.latest.has_other_voter(core.local_id)
-        if now < self._may_hand_over_at or is_alone or self._transfers.refusal() is not None:
+        if now < self._may_hand_over_at or is_alone or is_busy:
             return
         self._may_hand_over_at = self._later()
         core.log.warning("own disk is full, handing leadership over")

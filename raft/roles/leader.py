@@ -355,7 +355,7 @@ class Leader(Role):
         now = self.core.runtime.monotonic()
         self._look_for_stall()
         self.transfers.expire(now)
-        self.full_disk.look(now)
+        self.full_disk.look(now, is_busy=self._refusal() is not None)
         if not self.core.disk.is_fit():
             # Departure 8; also when what overran, or failed in the background, has ended.
             self.core.log.error("own disk is not fit, stepping down")

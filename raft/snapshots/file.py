@@ -147,8 +147,13 @@ class FileSnapshotStore:
     def publish(self, meta: SnapshotMeta, unfinished: Path) -> None:
         """Make a snapshot that was written completely visible; for its sink."""
         with self._lock:
-            unfinished.rename(self._directory / meta.id)
-            _sync_directory(self._directory)
+            finished = self._directory / meta.id
+            unfinished.rename(finished)
+            try:
+                _sync_directory(self._directory)
+            except BaseException:
+                finished.rename(unfinished)  # its writer is told that it failed: so let it have
+                raise
             self._reap()
 
     def settle(self, snapshot_id: str) -> None:

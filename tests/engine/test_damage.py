@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from raft.engine.damage import DAMAGE_KEY
-from raft.engine.inbox import LogCorrupted
+from raft.engine.inbox import LogCorrupted, SnapshotTaken
 from raft.engine.state import HardState
 from raft.errors import LogCorruptError, RaftInternalError, StorageFailedError
+from raft.futures import Future
 from raft.messages import (
     AppendEntriesRequest,
     InstallSnapshotRequest,
@@ -69,7 +70,7 @@ def test_what_is_spoiled_and_all_behind_it_is_given_up(index):
 
     assert node.stored() == [(i, 1) for i in range(1, index)]
     assert node.core.damage.upto == 6
-    assert int(node.store.get(DAMAGE_KEY)) == 6
+    assert node.store.get(DAMAGE_KEY) == b"6 0"
 
 
 def test_the_mark_is_durable_before_anything_is_deleted():
@@ -204,7 +205,7 @@ def test_a_second_damage_does_not_forget_how_far_the_log_once_went():
 
     node.core.damage.cut_off(4)
 
-    assert (node.core.damage.upto, int(node.store.get(DAMAGE_KEY))) == (6, 6)
+    assert (node.core.damage.upto, node.store.get(DAMAGE_KEY)) == (6, b"6 0")
 
 
 def test_what_the_log_does_not_hold_is_not_cut_off():
@@ -275,3 +276,48 @@ def test_a_lone_voter_that_finds_damage_halts():
     assert isinstance(crash, RaftInternalError)
     assert "restore a backup" in str(crash)
     assert bench.node.store.last_index() == NOOP
+
+
+def test_a_cut_whose_answer_was_lost_is_remembered():
+    """The entries are gone all the same: the mark counts from before."""
+    node = damaged()
+    node.start(Follower)
+    spoil(node.store, 4)
+    delete = node.store.delete_range
+
+    def lose_the_answer(first, last):
+        delete(first, last)
+        raise OSError("lost answer")
+
+    node.store.delete_range = lose_the_answer
+    node.core.inbox.post(LogCorrupted(LogCorruptError("entry 4", 4)))
+    node.runtime.advance(1.0)
+    node.store.delete_range = delete
+    node.runtime.advance(5.0)
+
+    assert node.stored() == [(1, 1), (2, 1), (3, 1)]
+    assert node.core.damage.upto == 6
+
+
+def test_a_snapshot_of_our_own_behind_the_old_end_makes_it_whole():
+    """The FSM has what the log lacks; without this, two of three could elect nobody."""
+    node = damaged()
+    node.start(Follower)
+    node.core.apply_committed(6)
+    node.runtime.run()
+    spoil(node.store, 4)
+    node.core.inbox.post(LogCorrupted(LogCorruptError("entry 4", 4)))
+    node.runtime.advance(0.25)
+    assert not node.core.damage.is_whole()
+
+    future = Future(node.host)
+    node.core.fsm.capture(future)
+    node.runtime.run()
+    view = future.result(0)
+    sink = node.snapshots.create(1, view.last.index, view.last.term, MEMBERS, 1)
+    view.snapshot.persist(sink)
+    sink.close()
+    node.core.inbox.post(SnapshotTaken(node.snapshots.list()[0]))
+    node.runtime.advance(0.02)
+
+    assert node.core.damage.is_whole()

@@ -6,7 +6,7 @@ from raft.engine.inbox import RestoreStored
 from raft.engine.state import HardState
 from raft.errors import NothingNewToSnapshotError, SnapshotError, UnsettledSnapshotError
 from raft.futures import Future, IndexFuture
-from raft.messages import AppendEntriesRequest, InstallSnapshotRequest
+from raft.messages import AppendEntriesRequest, InstallSnapshotRequest, RequestVoteRequest
 from raft.roles.candidate import Candidate
 from raft.roles.follower import Follower
 from raft.snapshots.inmem import InmemSnapshotStore
@@ -207,7 +207,84 @@ def test_readers_do_not_see_it():
     assert future.result(0) == 4
 
 
+def asks_for_a_vote(node, last_index, last_term, term=4):
+    node.core.set_leader("", "")
+    return node.deliver(RequestVoteRequest(header("n3"), term, last_index, last_term)).response
+
+
+def test_who_went_back_does_not_vote_before_it_has_everything_again():
+    """The restore outranked whoever lacks what this node has acknowledged; now a mark has to."""
+    node = holding()  # entry 4 is committed
+    send(node, TERM + 1, 3, 1, content(2, 3))
+    assert node.core.raft_log.last() == EntryID(1, 3)
+
+    assert not asks_for_a_vote(node, 3, 1).granted
+    assert not node.restarted().core.damage.is_whole()
+
+
+def test_an_entry_of_a_later_leader_shows_that_it_has_everything_again():
+    node = holding()
+    send(node, TERM + 1, 3, 1, content(2, 3))
+    append(node, TERM + 1, 3, 1, entries(4, terms=(1,)))
+    assert not node.core.damage.is_whole()
+
+    append(node, TERM + 1, 4, 1, entries(5, terms=(TERM + 1,)))
+
+    assert node.core.damage.is_whole()
+    assert asks_for_a_vote(node, 5, TERM + 1).granted
+
+
+def test_an_install_that_could_not_drop_the_log_is_made_up_for():
+    """The FSM has the restore, so the node must know of it."""
+    node = ScriptedNode(configuration=MEMBERS, log=entries(2, terms=(1, 1, 1)))
+    node.start(Follower)
+    append(node, TERM, 4, 1, commit=4)
+
+    def failing(name):
+        if name.startswith("delete"):
+            raise OSError("disk")
+
+    node.store.before_write = failing
+    send(node, TERM, INDEX, TERM, BY_HAND, unsettled=True)
+    node.store.before_write = lambda _: None
+    node.runtime.advance(0.5)
+
+    assert node.core.unsettled.meta is not None
+    assert node.core.raft_log.last() == RESTORED
+    assert node.stored() == []
+
+
+def test_a_poisoned_fsm_is_not_given_a_restore_that_nobody_adopted():
+    node = ScriptedNode(configuration=MEMBERS, log=entries(2, terms=(1, 1, 1)))
+    node.start(Follower)
+    append(node, TERM, 4, 1, commit=4)
+    sink = node.snapshots.create(1, INDEX, TERM, MEMBERS, 1, unsettled=True)
+    sink.write(BY_HAND)
+    sink.close()
+
+    send(node, TERM, 6, TERM, b"not a snapshot")
+    node.runtime.advance(1.0)
+
+    assert node.core.fsm.poison is not None
+
+
 # ---- at start ----
+
+
+def test_a_restore_whose_index_the_log_has_never_happened():
+    """Its leader was told that storing it failed, and went on with a command at that index."""
+    snapshots = InmemSnapshotStore()
+    sink = snapshots.create(1, 5, TERM, MEMBERS, 1, unsettled=True)
+    sink.write(BY_HAND)
+    sink.close()
+
+    node = ScriptedNode(
+        configuration=MEMBERS, log=entries(2, terms=(1, 1, 1, TERM, TERM)), snapshots=snapshots
+    )
+
+    assert node.core.raft_log.boundary() == EntryID(0, 0)
+    assert node.core.unsettled.meta is None
+    assert node.fsm.restores == 0
 
 
 def stored(log, *, also_settled=None):
