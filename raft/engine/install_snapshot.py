@@ -113,31 +113,30 @@ class SnapshotReceiver:
         """Law 4: keep the log only if it holds the snapshot's last entry; else drop it whole."""
         core = self._core
         last = EntryID(meta.term, meta.index)
-        goes_back = core.unsettled.meta is not None  # the FSM is ahead, and the log has nothing
         own = core.unsettled.meta
-        if own is not None:
+        goes_back = own is not None and meta.index < own.index
+        if own is not None and goes_back:
             given_up = EntryID(own.term, own.index)
             core.write("mark", lambda: core.damage.went_back(given_up))
-        if not goes_back:
-            # The FSM is told first: entries that it still wanted may be gone in a moment.
+        else:
+            # The FSM is told first: entries that it still wanted may be gone in a moment. Should
+            # the log not be dropped then, reading it anew will make up for that.
             core.fsm.restore(meta)
-        holds = self._holds(last)
-        if not goes_back and not holds:
-            core.raft_log.set_boundary(last)
-            core.unsettled.meta = meta if meta.unsettled else None
-        if holds:
+            core.unsettled.replace(meta)
+        if self._holds(last):
             core.raft_log.set_boundary(last)
             core.membership.restore(meta.configuration_index, meta.configuration)
             core.compact(meta.index)
         else:
+            core.raft_log.set_boundary(last)  # an older one changes nothing yet
             core.drop_log(last)
             core.membership.reset(meta.configuration_index, meta.configuration)
         if goes_back:
-            core.fsm.restore(meta)
-        core.state.set_last_snapshot(last, replaces=goes_back and core.unsettled.replace(meta))
+            core.fsm.restore(meta)  # only now: before, it was ahead of a log with nothing in it
+            core.unsettled.replace(meta)
+        core.state.set_last_snapshot(last, replaces=goes_back)
         if not meta.unsettled:
             core.state.set_commit_index(max(core.state.commit_index, meta.index))
-        if not meta.unsettled:
             core.damage.look()  # an unsettled one may yet be given up
         core.publish_log()
         core.log.info("installed snapshot id=%s index=%d", meta.id, meta.index)

@@ -852,8 +852,8 @@ INSTALL = Target(
         ),
         Mutant(
             "a log goes on behind the snapshot",
-            "            core.raft_log.set_boundary(last)\n",
-            "",
+            "            core.raft_log.set_boundary(last)\n            core.membership.restore",
+            "            core.membership.restore",
         ),
         Mutant("entries that are covered are deleted", "core.compact(meta.index)", "pass"),
         Mutant(
@@ -922,7 +922,7 @@ DAMAGE = Target(
         Mutant("a damaged log is not whole", "return self.upto == NO_INDEX", "return True"),
         Mutant(
             "the mark outlives a restart",
-            'self.upto = int(self._stable.get(DAMAGE_KEY) or b"0")',
+            "self.upto, self.after_term = found[0], found[1] if len(found) > 1 else NO_TERM",
             "self.upto = NO_INDEX",
         ),
         Mutant(
@@ -938,15 +938,15 @@ DAMAGE = Target(
         Mutant("a second damage does not forget the first", "max(self.upto, last)", "last"),
         Mutant(
             "the mark is written",
-            '        self._stable.set(DAMAGE_KEY, b"%d" % upto)\n',
+            '        self._stable.set(DAMAGE_KEY, b"%d %d" % (upto, after_term))\n',
             "",
         ),
         Mutant(
             "the mark is written first",
-            '        self._stable.set(DAMAGE_KEY, b"%d" % upto)\n'
+            "        self._mark(max(self.upto, last), NO_TERM)\n"
             "        self._logs.delete_range(index, last)\n",
             "        self._logs.delete_range(index, last)\n"
-            '        self._stable.set(DAMAGE_KEY, b"%d" % upto)\n',
+            "        self._mark(max(self.upto, last), NO_TERM)\n",
         ),
         Mutant(
             "all behind a spoiled entry is given up",
@@ -955,12 +955,12 @@ DAMAGE = Target(
         ),
         Mutant(
             "a log is whole that reaches just as far",
-            "self._raft_log.last_index() >= self.upto",
-            "self._raft_log.last_index() > self.upto",
+            "last.index >= self.upto",
+            "last.index > self.upto",
         ),
         Mutant(
             "a log is not whole before it reaches as far",
-            "if self.upto and self._raft_log.last_index() >= self.upto:",
+            "if self.upto and (last.index >= self.upto or is_later):",
             "if self.upto:",
         ),
         Mutant(
