@@ -11,7 +11,6 @@ import logging
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -41,7 +40,7 @@ class Database:
         self.is_read_only = read_only
         self._fork_guard = ForkGuard(f"the SQLiteStore of {self.path}")
         self._lock = threading.Lock()  # guards the connection and all fields below
-        self._backup_ended = threading.Condition(self._lock)
+        self._backups_changed = threading.Condition(self._lock)  # one ended, or all are to end
         self._is_closed = False
         self._failure: BaseException | None = None  # of the write that made the file unusable
         self._backups = 0  # under way; nobody closes the connection under them
@@ -127,15 +126,13 @@ class Database:
                     connection.backup(target, pages=_BACKUP_PAGES, progress=self._let_others_in)
                 finally:
                     self._backups -= 1
-                    self._backup_ended.notify_all()
+                    self._backups_changed.notify_all()
         finally:
             target.close()
 
     def _let_others_in(self, _status: int, _remaining: int, _total: int) -> None:
         """Give up the lock for a moment between two steps of a backup."""
-        self._lock.release()
-        time.sleep(_BACKUP_PAUSE)
-        self._lock.acquire()
+        self._backups_changed.wait_for(lambda: self._interrupts_backups, _BACKUP_PAUSE)
         if self._interrupts_backups:
             raise StoreClosedError(f"{self.path} was closed during the backup")
 
@@ -170,8 +167,9 @@ class Database:
     def _close_connection(self) -> None:
         """Close the connection, which checkpoints; holding the lock. Never two at once."""
         self._interrupts_backups = True
-        while self._backups:
-            self._backup_ended.wait()
+        self._backups_changed.notify_all()
+        while self._backups:  # each ends at its next step, which no thread but its own can hold up
+            self._backups_changed.wait()
         self._interrupts_backups = False
         connection, self._connection = self._connection, None
         if connection is None:
