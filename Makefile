@@ -21,9 +21,10 @@ venv: $(VENV)/.installed-dev  ## make .venv with everything, as `test` and `lint
 test: $(VENV)/.installed-dev  ## run the tests
 	$(RUN) -m pytest $(ARGS)
 
-coverage: $(VENV)/.installed-dev  ## run the tests and report which lines none of them runs
+coverage: $(VENV)/.installed-dev  ## run the tests and report what none of them runs, with bounds
 	$(RUN) -m coverage run -m pytest $(ARGS)
 	$(RUN) -m coverage report
+	$(RUN) -m tests.coverage_bounds
 
 mutants: $(VENV)/.installed-dev  ## break the deciding rules one by one: do the tests notice?
 	$(RUN) -m tests.mutants.run $(ARGS)

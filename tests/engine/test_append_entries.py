@@ -479,6 +479,21 @@ def test_a_truncated_configuration_is_out_of_force():
     assert (members.latest, members.latest_index) == (node.configuration, 1)
 
 
+def test_committed_configurations_that_our_disk_had_lost_come_back_as_committed():
+    """Law 3: a leader may know the next one committed before its own disk has either."""
+    node = node_with(1)
+    newest = servers("n1", "n2")
+    members = node.core.membership
+    members.append(3, BIGGER)
+    members.append(4, newest)
+    members.commit(4)
+
+    node.ask(append(1, (2, 1), [configuration_entry(3, 1, BIGGER)]))
+
+    assert (members.latest, members.latest_index) == (newest, 4)
+    assert (members.committed_index, members.is_stable()) == (4, True)
+
+
 def test_a_spoiled_configuration_is_refused_before_anything_is_stored():
     node = node_with(1)
     spoiled = Log(3, 1, LogType.CONFIGURATION, b"\x91").sealed()

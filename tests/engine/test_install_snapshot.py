@@ -4,15 +4,18 @@ import io
 
 import pytest
 
+from raft.engine.inbox import SnapshotReceived
+from raft.engine.install_snapshot import SnapshotReceiver, store_snapshot
 from raft.engine.state import CLUSTER_ID_KEY, HardState
 from raft.errors import SnapshotError, StorageFailedError
 from raft.messages import AppendEntriesRequest, InstallSnapshotRequest
 from raft.roles.candidate import Candidate
 from raft.roles.follower import Follower
+from raft.snapshots import FileSnapshotStore
 from raft.testing.fsm import RecordedSnapshot, RecordingFSM
 from raft.testing.manual import ManualEvent
 from raft.testing.script import Asked, ScriptedNode, configuration_entry, entries, header, servers
-from raft.types import EntryID, RaftState
+from raft.types import EntryID, RaftState, SnapshotMeta
 
 MEMBERS = servers("n1", "n2")
 
@@ -36,6 +39,18 @@ CONTENT = state(b"2/1", b"3/1")
 def install(term, index, last_term, **more):
     more = {"configuration": MEMBERS, "configuration_index": 1, "size": len(CONTENT)} | more
     return InstallSnapshotRequest(header("n2"), term, index, last_term, **more)
+
+
+def announced(request):
+    """What describes the snapshot of a request, before it has an id."""
+    return SnapshotMeta(
+        "",
+        request.last_log_index,
+        request.last_log_term,
+        request.configuration,
+        request.configuration_index,
+        request.size,
+    )
 
 
 @pytest.fixture
@@ -244,11 +259,21 @@ def test_fewer_or_more_bytes_than_announced_are_an_error(make, content):
     assert (node.snapshots.list(), node.core.state.commit_index) == ([], 0)
 
 
-def test_a_stream_that_breaks_is_an_error_and_the_next_one_is_taken(make):
-    class Broken(io.BytesIO):
-        def read(self, size=-1, /):
-            raise OSError("connection")
+class Broken(io.BytesIO):
+    def read(self, size=-1, /):
+        raise OSError("connection")
 
+
+def test_a_stream_that_breaks_leaves_nothing_behind(tmp_path):
+    snapshots = FileSnapshotStore(tmp_path)
+
+    with pytest.raises(OSError, match="connection"):
+        store_snapshot(snapshots, announced(install(2, 9, 2)), Broken())
+
+    assert [path for path in tmp_path.rglob("*") if path.name.endswith((".tmp", ".bin"))] == []
+
+
+def test_a_stream_that_breaks_is_an_error_and_the_next_one_is_taken(make):
     node = make()
 
     asked = send(node, install(2, 9, 2), reader=Broken())
@@ -268,6 +293,21 @@ def test_a_term_that_ended_meanwhile_ends_the_installation(make):
     node.runtime.run()
 
     assert (asked.response.success, asked.response.term) == (False, 3)
+    assert (node.fsm.restores, node.core.state.commit_index) == (0, 0)
+
+
+def test_a_candidacy_begun_meanwhile_ends_the_installation():
+    """Departure 14: one that asks for pre-votes is still in the leader's term."""
+    node = ScriptedNode()
+    request = install(2, 9, 2)
+    asked = Asked(request, io.BytesIO(CONTENT))
+    meta = store_snapshot(node.snapshots, announced(request), io.BytesIO(CONTENT))
+    node.core.become_follower(2)
+    node.core.become(RaftState.CANDIDATE)
+
+    SnapshotReceiver(node.core).finish(SnapshotReceived(asked.rpc, meta, None))
+
+    assert not asked.response.success
     assert (node.fsm.restores, node.core.state.commit_index) == (0, 0)
 
 
