@@ -175,6 +175,19 @@ def test_a_snapshot_of_another_size_changes_nothing(wrong: int) -> None:
         assert len(cluster.assert_same_state()) == 6
 
 
+@pytest.mark.parametrize("version", [-1, 2])
+def test_a_snapshot_of_an_unknown_version_changes_nothing(version: int) -> None:
+    with Cluster(1) as cluster:
+        leader = cluster.leader()
+        apply_count(leader, 5)
+        meta, data = take_snapshot(leader)
+
+        with pytest.raises(SnapshotError, match=f"unsupported snapshot version {version}"):
+            leader.node.restore(replace(meta, version=version), io.BytesIO(data), ANSWER)
+
+        assert leader.node.apply(b"x").result(ANSWER) == 6
+
+
 def test_a_reader_that_fails_changes_nothing() -> None:
     class Broken(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:

@@ -2,6 +2,7 @@
 
 import pytest
 
+import raft.observer
 from raft.observer import (
     Events,
     LatestValue,
@@ -102,6 +103,18 @@ def test_emitting_never_waits_for_a_blocking_observer(runtime, events):
     emit(runtime, events, *[RaftState.LEADER] * 100)
 
     assert observer.observed == 1
+
+
+def test_what_waits_for_a_blocking_observer_has_a_bound(runtime, events, monkeypatch):
+    monkeypatch.setattr(raft.observer, "_MOST_WAITING", 3)
+    observer = Observer(runtime.queue(1), blocking=True)
+    events.register(observer)
+
+    emit(runtime, events, *[RaftState.LEADER] * 8)
+
+    # The events thread takes none before all eight were emitted.
+    assert (observer.channel.qsize(), observer.dropped) == (1, 5)
+    events.close()
 
 
 def test_a_blocking_observer_does_not_hold_up_the_end(runtime, events):
