@@ -7,11 +7,12 @@ PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
 # ARGS goes to the program behind the target: `make test ARGS="tests/unit -k config"`.
 ARGS ?=
+MINUTES ?= 4
 # KEEP=1 leaves the cluster of `make demo` up.
 KEEP ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test coverage mutants lint format demo bench bench-stores clean
+.PHONY: help venv test coverage mutants torture lint format demo bench bench-stores clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +29,9 @@ coverage: $(VENV)/.installed-dev  ## run the tests and report what none of them 
 
 mutants: $(VENV)/.installed-dev  ## break the deciding rules one by one: do the tests notice?
 	$(RUN) -m tests.mutants.run $(ARGS)
+
+torture: $(VENV)/.installed-dev  ## real processes under faults for MINUTES; what clients saw is checked
+	$(RUN) -m tests.torture.run --minutes $(MINUTES) $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## check format, lint and types
 	$(RUN) -m ruff format --check .
