@@ -171,10 +171,9 @@ class FileSnapshotStore:
             return
         with self._lock, _explained(f"cannot remove snapshot {snapshot_id}"):
             try:
-                self._remove(self._directory / snapshot_id)
+                self._remove([snapshot_id])
             except FileNotFoundError:
                 return
-            _sync_directory(self._directory)
 
     def reap_snapshots(self) -> None:
         """Remove all but the newest `retain` snapshots; what is unsettled stays."""
@@ -183,8 +182,7 @@ class FileSnapshotStore:
 
     def _reap(self) -> None:
         try:
-            for old in self._beyond_retention(self._all()):
-                self._remove(self._directory / old.id)
+            self._remove([old.id for old in self._beyond_retention(self._all())])
         except OSError:
             _log.warning("cannot remove old snapshots path=%s", self._directory, exc_info=True)
 
@@ -223,11 +221,15 @@ class FileSnapshotStore:
             _log.info("removing an unfinished snapshot path=%s", path)
             shutil.rmtree(path, ignore_errors=True)
 
-    def _remove(self, path: Path) -> None:
-        # The name goes first: a snapshot without its content would still be listed after a crash.
-        doomed = path.with_name(path.name + _UNFINISHED)
-        path.rename(doomed)
-        shutil.rmtree(doomed)
+    def _remove(self, snapshot_ids: Sequence[str]) -> None:
+        # The names go first, durably: without its content a snapshot must not be listed any more.
+        doomed = [self._directory / (snapshot_id + _UNFINISHED) for snapshot_id in snapshot_ids]
+        for snapshot_id, path in zip(snapshot_ids, doomed, strict=True):
+            (self._directory / snapshot_id).rename(path)
+        if doomed:
+            _sync_directory(self._directory)
+        for path in doomed:
+            shutil.rmtree(path)
 
 
 class FileSnapshotSink:

@@ -337,6 +337,19 @@ def test_one_large_write_is_the_same_as_many_small_ones(store):
     assert read_all(store.open(whole)[1]) == read_all(store.open(pieces)[1]) == data
 
 
+def test_content_is_removed_only_once_its_name_is_durably_gone(store, tmp_path, monkeypatch):
+    """Else a crash could leave a name that is listed, and nothing behind it."""
+    snapshot_id = take_snapshot(store, 10, 3, [b"data"])
+
+    with monkeypatch.context() as patch:
+        fail_to(patch, "fsync")
+        with pytest.raises(SnapshotError, match="no space"):
+            store.remove(snapshot_id)
+
+    assert list(store.list()) == []
+    assert (tmp_path / "snapshots" / f"{snapshot_id}.tmp" / "state.bin").read_bytes() == b"data"
+
+
 @pytest.mark.parametrize("retain", [0, -1])
 def test_at_least_one_snapshot_must_be_retained(tmp_path, retain):
     with pytest.raises(ValueError, match="must retain at least one snapshot"):
