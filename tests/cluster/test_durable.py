@@ -21,7 +21,7 @@ from tests.cluster.helpers import ANSWER
 
 START_STOP_ROUNDS = 100
 SLOW_SECONDS = 3.0
-SLOW_STEPS = 2_500_000  # of a loop inside SQLite that takes about a second; more than needed
+SLOW_STEPS = 50_000  # of a loop inside SQLite, between two looks at the clock: about 20 ms
 
 
 class Trio:
@@ -128,15 +128,28 @@ class Sampler:
 
 
 def slow_down(store: SQLiteStore, index: int) -> None:
-    """Make the transaction that stores an entry take over three seconds, inside SQLite."""
+    """Make the transaction that stores an entry take over three seconds, inside SQLite.
+
+    So long by the clock, however busy the machine is: ten seconds would be a stall.
+    """
+    begun: list[float] = []
+
+    def is_over() -> bool:
+        begun.append(time.monotonic())
+        return begun[-1] - begun[0] > SLOW_SECONDS
+
     with store._database.writing("slow down") as connection:
+        connection.create_function("is_over", 0, is_over)
         connection.execute(
             f"""
             CREATE TEMP TRIGGER slow AFTER INSERT ON log WHEN new.idx = {index}
             BEGIN
                 SELECT (
                     WITH RECURSIVE counter(n) AS
-                    (SELECT 1 UNION ALL SELECT n + 1 FROM counter WHERE n < {SLOW_STEPS * 5})
+                    (
+                        SELECT 1 UNION ALL SELECT n + 1 FROM counter
+                        WHERE n % {SLOW_STEPS} OR NOT is_over()
+                    )
                     SELECT max(n) FROM counter
                 );
             END
