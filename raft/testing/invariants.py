@@ -8,8 +8,8 @@ serve clusters on threads and simulated ones.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from raft.messages import AppendEntriesRequest, InstallSnapshotRequest, Request
@@ -128,6 +128,11 @@ class Invariants:
                 self.fail(f"{node}: commit index fell from {old_commit} to {commit_index}")
             self._progress[node, incarnation] = (term, commit_index)
 
+    def rebuilt(self, node: ServerID) -> None:
+        """Report that a server was emptied after its removal: it is another voter from now on."""
+        with self._lock:
+            self._votes = {key: vote for key, vote in self._votes.items() if key[0] != node}
+
     # ---- checks; the lock is held ----
 
     def _check_entry(self, node: ServerID, prev_term: int | None, log: Log) -> None:
@@ -172,26 +177,3 @@ class Invariants:
                 return None
             key = (key[0] - 1, seen.prev_term)
         return key[1]
-
-
-@dataclass(slots=True)
-class ClientHistory:
-    """What clients were told about their commands; every command is sent once, under its own id."""
-
-    acknowledged: list[bytes] = field(default_factory=list)
-    refused: list[bytes] = field(default_factory=list)  # certainly not applied
-    unknown: list[bytes] = field(default_factory=list)
-
-    def faults(self, states: Mapping[ServerID, Sequence[bytes]]) -> list[str]:
-        """Compare with the commands that each node's FSM holds at the end; return what is wrong."""
-        found = []
-        for node, commands in states.items():
-            counts: dict[bytes, int] = {}
-            for command in commands:
-                counts[command] = counts.get(command, 0) + 1
-            found += [f"{node} applied {c!r} {n} times" for c, n in counts.items() if n > 1]
-            found += [
-                f"{node} lost acknowledged {c!r}" for c in self.acknowledged if not counts.get(c)
-            ]
-            found += [f"{node} applied refused {c!r}" for c in self.refused if c in counts]
-        return found

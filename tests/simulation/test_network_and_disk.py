@@ -15,6 +15,7 @@ from raft.errors import (
 )
 from raft.interfaces import (
     RangeLogStore,
+    ReservingStore,
     SuffixReplacingLogStore,
     WithClose,
     WithDelivery,
@@ -185,6 +186,19 @@ def test_a_pipeline_keeps_order(seed):
     assert in_world(run, seed) == list(range(1, 11))
 
 
+def test_across_a_bridge_two_sides_hear_the_middle_but_not_each_other():
+    network = SimNetwork(Scheduler(1), Invariants())
+
+    network.bridge("m", ["a", "m"], ["b", "c"])
+
+    def hears(source, target):
+        return network.is_open(source, target)
+
+    assert not any(hears("a", right) or hears(right, "a") for right in "bc")
+    assert all(hears("m", side) and hears(side, "m") for side in "abc")
+    assert hears("b", "c")
+
+
 def test_nothing_follows_on_a_pipeline_behind_what_was_lost():
     def run(world):
         pipeline = world.a.append_entries_pipeline("b", "b:1")
@@ -265,6 +279,54 @@ def test_only_one_kind_truncates_and_appends_at_once():
     assert isinstance(SimReplacingStore(None, None), SuffixReplacingLogStore)
     assert not isinstance(SimStore(None, None), SuffixReplacingLogStore)
     assert isinstance(SimStore(None, None), RangeLogStore)
+
+
+def after_a_crash(first, write, seed, kind):
+    """Crash while `write(store)` is under way, behind `first(store)`; return what is left."""
+
+    def run(scheduler, disk, process, store):
+        first(store)
+        process.spawn("writer", lambda: write(store))
+        scheduler.sleep(0.0001)
+        process.kill()
+        disk.crash()
+        scheduler.sleep(1.0)
+        return [(log.index, log.term) for log in disk.content.logs.values()]
+
+    return on_disk(run, seed, kind)
+
+
+def test_a_crash_may_tear_a_batch_where_there_are_no_transactions():
+    found = {
+        kind: {
+            tuple(after_a_crash(lambda _: None, lambda s: s.store_logs(entries(1, 3)), seed, kind))
+            for seed in range(60)
+        }
+        for kind in (SimStore, SimReplacingStore)
+    }
+
+    whole = ((1, 1), (2, 1), (3, 1))
+    assert found[SimReplacingStore] == {(), whole}
+    assert found[SimStore] == {(), whole[:1], whole[:2], whole}
+
+
+def test_a_spoiled_entry_is_there_and_its_checksum_tells():
+    def run(scheduler, disk, process, store):
+        store.store_logs(entries(1, 2))
+        disk.spoil(2)
+        return store.last_index(), [store.get_log(index).is_intact() for index in (1, 2)]
+
+    assert on_disk(run) == (2, [True, False])
+
+
+def test_a_full_disk_says_so_and_goes_on():
+    def run(scheduler, disk, process, store):
+        was_full, disk.is_full = store.is_full(), True
+        store.store_logs(entries(1, 1))
+        return was_full, store.is_full(), store.last_index()
+
+    assert isinstance(SimStore(None, None), ReservingStore)
+    assert on_disk(run) == (False, True, 1)
 
 
 def test_a_crash_keeps_or_loses_the_transaction_under_way_and_nothing_else():

@@ -281,6 +281,70 @@ def test_a_paused_process_finds_its_timers_expired_when_it_goes_on():
     assert in_world(world) == [1005.0]
 
 
+@pytest.mark.parametrize("rate", [0.95, 1.0, 1.05])
+def test_a_clock_of_another_speed_rules_every_wait_of_its_process(rate):
+    took = {}
+
+    def world(runtime):
+        scheduler = runtime.scheduler
+        process = SimRuntime(scheduler, "skewed", rate, uptime=5000.0)
+
+        def work():
+            lock, event, items = process.lock(), process.event(), process.queue()
+            changed = process.condition()
+            lock.acquire()
+            waits = {
+                "lock": lambda: lock.acquire(timeout=10.0),
+                "event": lambda: event.wait(10.0),
+                "condition": lambda: wait_for_nobody(changed),
+                "queue": lambda: get_nothing(items),
+            }
+            for name, wait in waits.items():
+                deadline, began = Deadline(process, 10.0), scheduler.now
+                wait()
+                assert deadline.is_over(), name
+                took[name] = scheduler.now - began
+
+        process.spawn("worker", work).join()
+
+    def wait_for_nobody(changed):
+        with changed:
+            changed.wait(10.0)
+
+    def get_nothing(items):
+        with pytest.raises(queue.Empty):
+            items.get(timeout=10.0)
+
+    in_world(world)
+
+    assert took == {name: pytest.approx(10.0 / rate, abs=0.1) for name in took}
+    assert len(took) == 4
+
+
+def test_a_wrong_time_of_day_moves_no_other_clock():
+    def world(runtime):
+        process = SimRuntime(runtime.scheduler, "wrong")
+        before = process.monotonic()
+        process.wall_offset = 3600.0
+        difference = process.wall_time_ns() - runtime.wall_time_ns()
+        return process.monotonic() - before, difference
+
+    assert in_world(world) == (0.0, 3600 * 10**9)
+
+
+def test_each_step_of_a_task_is_looked_at_before_the_next():
+    scheduler, seen = Scheduler(1), []
+    scheduler.on_step = lambda process: seen.append(process.name)
+
+    def world():
+        SimRuntime(scheduler, "other").spawn("task", lambda: None).join()
+
+    scheduler.run(world)
+
+    assert "other" in seen
+    assert "world" in seen
+
+
 def run_race(seed):
     """Run a few tasks that compete; return the trace and the order in which they got through."""
     scheduler, order = Scheduler(seed), []

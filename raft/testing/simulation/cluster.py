@@ -1,8 +1,8 @@
-"""Simulated servers that crash and come back, and the clients that use them.
+"""Simulated servers that crash and come back.
 
-A server is what outlives its incarnations: id, address, disk. An incarnation is a process with a
-node, a transport and a blank FSM; a crash ends it between two switch points, with not one line of
-clean-up, and the disk decides what it still got.
+A server is what outlives its incarnations: id, address, disk, the speed of its clock. An
+incarnation is a process with a node, a transport and a blank FSM; a crash ends it between two
+switch points, with not one line of clean-up, and the disk decides what it still got.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from typing import Any
 
 from raft.bootstrap import bootstrap_cluster
 from raft.config import Config
+from raft.engine.state import NodeState
+from raft.errors import LogCorruptError, RaftInternalError, UnsettledSnapshotError
 from raft.node import Raft
 from raft.runtime import Deadline
 from raft.snapshots.inmem import InmemSnapshotStore
 from raft.stores.inmem import InmemStore
-from raft.testing.fsm import BatchingRecordingFSM, RecordingFSM
 from raft.testing.invariants import Invariants
 from raft.testing.simulation.disk import SimDisk, SimReplacingStore, SimSnapshotStore, SimStore
+from raft.testing.simulation.machine import MarkedBatchingFSM, MarkedFSM
 from raft.testing.simulation.network import SimNetwork
+from raft.testing.simulation.oracle import Oracle
 from raft.testing.simulation.primitives import SimEvent
 from raft.testing.simulation.runtime import (
     ProcessState,
@@ -32,10 +35,15 @@ from raft.types import Configuration, Log, RaftState, Server, ServerID
 
 _CALL_PERIOD = 0.1  # seconds between looks whether the process that is asked has died
 _START_PERIOD = 0.1  # seconds between looks whether a starting process has died
+_LONGEST_UPTIME = 10_000.0  # seconds that a monotonic clock may be ahead of another
+_LARGEST_WALL_ERROR = 3600.0  # seconds that the time of day may be wrong
 
 
 class SimServer:
-    """One server: its disk always, and a node while it is up."""
+    """One server: its disk always, and a node while it is up.
+
+    `lost` says why it must be rebuilt: it does not start any more.
+    """
 
     def __init__(self, cluster: SimCluster, server_id: ServerID, config: Config) -> None:
         self.cluster = cluster
@@ -43,13 +51,16 @@ class SimServer:
         self.address = f"{server_id}:1"
         self.config = config
         self.disk = SimDisk(cluster.scheduler, server_id, cluster.invariants)
+        self.disk.on_restore = cluster.oracle.restore_stored
         # Half of the servers cannot truncate and append in one transaction.
         self.make_store = SimReplacingStore if cluster.scheduler.pick(2) else SimStore
-        self.make_fsm = BatchingRecordingFSM if cluster.scheduler.pick(2) else RecordingFSM
+        self.make_fsm = MarkedBatchingFSM if cluster.scheduler.pick(2) else MarkedFSM
+        self.clock_rate = cluster.draw_clock_rate()
         self.incarnation = 0
+        self.lost = ""
         self.process: SimRuntime | None = None
         self.node: Raft | None = None
-        self.fsm: RecordingFSM | None = None
+        self.fsm: MarkedFSM | None = None
         self.last_seen: tuple[int, int, RaftState] | None = None
 
     def __str__(self) -> str:
@@ -74,19 +85,25 @@ class SimServer:
     def start(self) -> None:
         """Start an incarnation over the disk as it is; waits until the node is made, or dead."""
         scheduler = self.cluster.scheduler
-        if self.process is not None:
+        if self.process is not None or self.lost:
             return
         self.incarnation += 1
         scheduler.note(f"start {self.id} incarnation={self.incarnation}")
-        process = SimRuntime(scheduler, self.id)
+        chance = scheduler.chance.random
+        process = SimRuntime(scheduler, self.id, self.clock_rate, chance() * _LONGEST_UPTIME)
+        process.wall_offset = (2.0 * chance() - 1.0) * _LARGEST_WALL_ERROR
         self.process = process
         store = self.make_store(self.disk, process)
         snapshots = SimSnapshotStore(self.disk, process)
         transport = SimTransport(self.cluster.network, process, self.address)
-        self.fsm = fsm = self.make_fsm(self._applied, self._restored)
+        self.fsm = fsm = self.make_fsm(self._applied, self._restored, self._marked, self._disorder)
 
         def make() -> None:
-            node = Raft(self.config, fsm, store, store, snapshots, transport, runtime=process)
+            try:
+                node = Raft(self.config, fsm, store, store, snapshots, transport, runtime=process)
+            except (LogCorruptError, OSError) as error:
+                self._start_failed(process, error)
+                return
             if process is self.process:
                 self.node = node
 
@@ -94,12 +111,25 @@ class SimServer:
         while made.is_alive() and process.state is not ProcessState.DEAD:
             made.join(_START_PERIOD)
 
+    def _start_failed(self, process: SimRuntime, error: Exception) -> None:
+        self.cluster.scheduler.note(f"start of {self.id} failed: {error}")
+        if process is self.process and isinstance(error, LogCorruptError):
+            self.lost = str(error)  # what is spoiled nobody else is known to have
+
     def _applied(self, log: Log) -> None:
         term = None if self.node is None else self.node.current_term()
         self.cluster.invariants.applied(self.id, term, log)
+        self.cluster.oracle.applied(self.id, log)
 
     def _restored(self, log: Log) -> None:
         self.cluster.invariants.applied(self.id, None, log)
+        self.cluster.oracle.applied(self.id, log)
+
+    def _marked(self, mark: bytes) -> None:
+        self.cluster.oracle.marked(self.id, mark)
+
+    def _disorder(self, text: str) -> None:
+        self.cluster.invariants.fail(f"order: {self.id} {text}")
 
     def crash(self) -> None:
         """End the incarnation where it stands."""
@@ -108,6 +138,23 @@ class SimServer:
             self.process.kill()
             self.disk.crash()
             self.process = self.node = self.fsm = None
+
+    def lose(self, why: str) -> None:
+        """Crash for good: it must be rebuilt."""
+        self.crash()
+        self.cluster.scheduler.note(f"lost {self.id}: {why}")
+        self.lost = why
+
+    def blank(self) -> None:
+        """Empty the disk, so that the server may start anew; it must not be a member then."""
+        self.crash()
+        self.disk.wipe()
+        self.cluster.invariants.rebuilt(self.id)
+        self.lost = ""
+
+    def numbers(self) -> NodeState | None:
+        """Return the node's published numbers, which may be read between two switch points."""
+        return None if self.node is None else self.node._core.state
 
     def revive(self) -> None:
         """Start an incarnation if there is none, or the node has shut itself down."""
@@ -141,15 +188,21 @@ class SimServer:
         return True, outcome[0]
 
 
+class NodeFailedError(SimulationError):
+    """A node has shut itself down because of a bug; `__cause__` is what it died of."""
+
+
 class SimCluster:
     """Servers n1, n2, ... in one simulated world; driven from a task of that world."""
 
     def __init__(self, scheduler: Scheduler, configure: Callable[[Config], None]) -> None:
         self.scheduler = scheduler
         self.invariants = Invariants()
+        self.oracle = Oracle(self.invariants.fail)
         self.network = SimNetwork(scheduler, self.invariants)
         self.servers: dict[ServerID, SimServer] = {}
         self.leader_changes = 0
+        self.clock_drift = 0.0  # clocks run by up to this part too fast or too slow
         self.on_leader: Callable[[SimServer], None] = lambda _: None  # called on no task
         self._configure = configure
         self._last_leader = ""
@@ -159,7 +212,7 @@ class SimCluster:
         ].disk.has_durably(index, term)
 
     def add(self) -> SimServer:
-        """Add a blank server that is down."""
+        """Add a blank server that is down, under an id of its own."""
         server_id = f"n{len(self.servers) + 1}"
         config = Config(local_id=server_id)
         self._configure(config)
@@ -179,31 +232,66 @@ class SimCluster:
             for key in (b"HardState", b"ClusterID"):
                 server.disk.content.values[key] = store.get(key)
 
-    def check(self) -> None:
-        """Look at every node's numbers, between two moments; ends the run at a violation."""
-        for server in self.servers.values():
-            node = server.node
-            if node is None:
-                continue
-            numbers = (node.current_term(), node.commit_index(), node.state())
-            if numbers == server.last_seen:
-                continue
-            server.last_seen = numbers
-            self.invariants.progressed(server.id, server.incarnation, *numbers[:2])
-            committed = server.disk.content.logs.get(numbers[1])
-            if committed is not None:  # known earlier than by its application, and of any type
-                self.invariants.applied(server.id, numbers[0], committed)
-            if node.failure is not None:
-                error = SimulationError(f"{server.id} failed: {node.failure!r}")
-                error.__cause__ = node.failure
-                self.scheduler.stop(error)
-            if numbers[2] is RaftState.LEADER:
-                self._note_leader(server, numbers[0])
+    def draw_clock_rate(self) -> float:
+        """Draw how fast a server's clock runs."""
+        return 1.0 + self.clock_drift * (2.0 * self.scheduler.chance.random() - 1.0)
+
+    def check(self, process: SimRuntime) -> None:
+        """Look at a node's numbers after each of its steps; ends the run at a violation."""
+        server = self.servers.get(process.name)
+        state = server.numbers() if server is not None and server.process is process else None
+        if server is not None and state is not None:
+            numbers = (state.term, state.commit_index, state.role)
+            if numbers != server.last_seen:
+                self._look(server, numbers)
+            elif state.role is RaftState.SHUTDOWN:
+                self._look_for_failure(server)
         if self.invariants.violations:
             try:
                 self.invariants.check()
             except AssertionError as error:
                 self.scheduler.stop(error)
+
+    def _look(self, server: SimServer, numbers: tuple[int, int, RaftState]) -> None:
+        """Check what has changed of a node."""
+        term, commit_index, role = numbers
+        seen, server.last_seen = server.last_seen, numbers
+        self.invariants.progressed(server.id, server.incarnation, term, commit_index)
+        committed = server.disk.content.logs.get(commit_index)
+        if committed is not None and committed.is_intact():
+            # Known earlier than by its application, and of any type.
+            self.invariants.applied(server.id, term, committed)
+        if role is RaftState.LEADER:
+            self._note_leader(server, term)
+            if seen is not None and seen[0] == term and seen[1] < commit_index:
+                self._check_commit(server, term, commit_index)
+
+    def _check_commit(self, leader: SimServer, term: int, index: int) -> None:
+        """Check that a majority has on disk what a leader has just found to be committed."""
+        node = leader.node
+        if node is None:
+            return
+        members = node._core.membership  # of the one change at a time, either may have counted
+        counts = []
+        for configuration in (members.latest, members.committed):
+            voters = [self.servers[voter.id] for voter in configuration.voters()]
+            have = [v.id for v in voters if v.lost or v.disk.had_durably(index, term)]
+            if len(have) >= configuration.quorum():
+                return
+            counts.append(f"{have} of {[voter.id for voter in voters]}")
+        self.invariants.fail(f"commit: {leader.id} at {index} of term {term}: {counts}")
+
+    def _look_for_failure(self, server: SimServer) -> None:
+        """See why a node has shut itself down; there are reasons for which it should."""
+        failure = None if server.node is None or server.lost else server.node.failure
+        if isinstance(failure, UnsettledSnapshotError) or (
+            isinstance(failure, RaftInternalError) and "no other voter has it" in str(failure)
+        ):
+            server.lost = str(failure)
+        elif failure is not None:
+            error = NodeFailedError(f"{server.id} failed: {failure!r}")
+            error.__cause__ = failure
+            self.scheduler.stop(error)
 
     def _note_leader(self, server: SimServer, term: int) -> None:
         self.invariants.led(server.id, term)
@@ -245,7 +333,7 @@ class SimCluster:
         for server in self.servers.values():
             node = server.node
             if node is None:
-                parts.append(f"{server.id}: down")
+                parts.append(f"{server.id}: {server.lost or 'down'}")
                 continue
             parts.append(
                 f"{server.id}: {node.state()} term={node.current_term()}"

@@ -1,8 +1,9 @@
 """Simulated disks: what was acknowledged survives a crash, what was under way may or may not.
 
 A `SimDisk` outlives the incarnations of its server. Each gets a `SimStore` and a
-`SimSnapshotStore` over it, which stop having any effect when their process dies. A write is one
-transaction: it takes virtual time, and a crash meanwhile keeps or loses it whole.
+`SimSnapshotStore` over it, which stop having any effect when their process dies. A write takes
+virtual time; until then it is not synced and stands apart. A crash or an error keeps it, drops it,
+or, where the store has no transactions over several entries, tears it: a part of them is there.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
+from raft.engine.damage import DAMAGE_KEY
 from raft.errors import KeyNotFoundError, LogNotFoundError, SnapshotError
 from raft.interfaces import SnapshotSink
 from raft.messages import SnapshotReader
@@ -20,7 +23,8 @@ from raft.types import NO_INDEX, SNAPSHOT_VERSION, Configuration, Log, ServerID,
 
 _SHORTEST_SYNC = 0.0002  # seconds that one transaction takes
 _LONGEST_SYNC = 0.005
-_KEEP_CHANCE = 0.5  # that a transaction under way survives a crash
+_KEEP_CHANCE = 0.5  # that a write which was not synced survives a crash
+_TEAR_CHANCE = 0.25  # that a part of it does, if it can be torn
 _SNAPSHOTS_KEPT = 2
 
 
@@ -38,41 +42,75 @@ class Content:
 Change = Callable[[Content], None]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Write:
+    """What one call of a store writes; `torn`, if it can be torn, draws what a crash leaves."""
+
+    change: Change
+    torn: Callable[[], Change] | None = None
+
+
 class SimDisk:
-    """One server's disk. `slowness` multiplies the time of every write; `failures` fail next."""
+    """One server's disk.
+
+    `slowness` multiplies the time of every write; so many `failures` fail next; with `is_full` the
+    stores say that there is hardly any room left.
+    """
 
     def __init__(self, scheduler: Scheduler, server_id: ServerID, invariants: Invariants) -> None:
         self._scheduler = scheduler
         self._server_id = server_id
         self._invariants = invariants
-        self._under_way: list[Change] = []
+        self._unsynced: list[Write] = []
         self.content = Content()
         self.slowness = 1.0
         self.failures = 0
+        self.is_full = False
         self.snapshot_count = 0  # for ids that are never used again
+        # Told of each snapshot of a user restore, before it is durable.
+        self.on_restore: Callable[[SnapshotMeta, bytes], None] = lambda _meta, _data: None
 
-    def commit(self, process: SimRuntime, change: Change) -> None:
-        """Make a change durable; returns when it is. A dead process changes nothing."""
+    def commit(self, process: SimRuntime, write: Write) -> None:
+        """Make a write durable; returns when it is. A dead process changes nothing."""
         scheduler = self._scheduler
-        self._under_way.append(change)
+        self._unsynced.append(write)
         spread = _LONGEST_SYNC - _SHORTEST_SYNC
         scheduler.sleep((_SHORTEST_SYNC + spread * process.random()) * self.slowness)
         if process.state is ProcessState.DEAD:
             raise OSError("a write of a process that is dead")
-        self._under_way.remove(change)
+        self._unsynced.remove(write)
         if self.failures:
             self.failures -= 1
-            if process.random() < _KEEP_CHANCE:
-                change(self.content)
+            self._leave(write)
             raise OSError("simulated disk error")
-        change(self.content)
+        write.change(self.content)
 
     def crash(self) -> None:
-        """Keep or lose, each whole, the transactions that were under way."""
-        under_way, self._under_way = self._under_way, []
-        for change in under_way:
-            if self._scheduler.chance.random() < _KEEP_CHANCE:
-                change(self.content)
+        """Keep, drop or tear what was not synced."""
+        unsynced, self._unsynced = self._unsynced, []
+        for write in unsynced:
+            self._leave(write)
+
+    def _leave(self, write: Write) -> None:
+        """Draw what is there of a write that did not return."""
+        roll = self._scheduler.chance.random()
+        if roll < _KEEP_CHANCE:
+            write.change(self.content)
+        elif roll < _KEEP_CHANCE + _TEAR_CHANCE and write.torn is not None:
+            write.torn()(self.content)
+
+    # ---- what happens to a disk ----
+
+    def spoil(self, index: int) -> None:
+        """Change some bits of an entry; its checksum tells."""
+        log = self.content.logs[index]
+        self.content.logs[index] = replace(log, data=log.data + b"\0")
+
+    def wipe(self) -> None:
+        """Lose everything."""
+        self.content = Content()
+
+    # ---- reports and questions ----
 
     def stored(self, logs: Sequence[Log]) -> None:
         """Report entries that are given to this disk."""
@@ -86,6 +124,18 @@ class SimDisk:
         if log is not None:
             return log.term == term
         return any(meta.index >= index for meta, _ in self.content.snapshots.values())
+
+    def had_durably(self, index: int, term: int) -> bool:
+        """Tell the same of an entry that may have been spoiled, and given up, since."""
+        return self.is_damaged() or self.has_durably(index, term)
+
+    def is_damaged(self) -> bool:
+        """Tell whether the node waits for entries that it had to give up."""
+        return int(self.content.values.get(DAMAGE_KEY, b"0").split()[0]) > NO_INDEX
+
+    def has_unsettled(self) -> bool:
+        """Tell whether there is a user restore that is not known to be committed."""
+        return any(meta.unsettled for meta, _ in self.content.snapshots.values())
 
     def settled_last(self) -> tuple[int, int]:
         """Return index and term of the last entry on disk."""
@@ -106,8 +156,12 @@ class SimStore:
         self._process.scheduler.pause()
         return self._disk.content
 
-    def _commit(self, change: Change) -> None:
-        self._disk.commit(self._process, change)
+    def _commit(self, change: Change, torn: Callable[[], Change] | None = None) -> None:
+        self._disk.commit(self._process, Write(change, torn))
+
+    def is_full(self) -> bool:
+        """Tell whether client entries shall be refused."""
+        return self._disk.is_full
 
     # ---- LogStore ----
 
@@ -144,9 +198,14 @@ class SimStore:
         self.store_logs([log])
 
     def store_logs(self, logs: Sequence[Log]) -> None:
-        """Store entries, all or none."""
+        """Store entries; a crash meanwhile may leave the first of them."""
         if logs:
-            self._commit(self._append(logs))
+            self._commit(self._append(logs), partial(self._torn, list(logs)))
+
+    def _torn(self, logs: Sequence[Log]) -> Change:
+        """Draw how many of several entries are there."""
+        kept = logs[: int(self._process.random() * len(logs))]
+        return lambda content: content.logs.update((log.index, log) for log in kept)
 
     def _append(self, logs: Sequence[Log]) -> Change:
         kept = list(logs)
@@ -197,7 +256,12 @@ class SimStore:
 
 
 class SimReplacingStore(SimStore):
-    """A `SimStore` that truncates and appends in one transaction."""
+    """A `SimStore` with transactions: it truncates and appends in one, and nothing is torn."""
+
+    def store_logs(self, logs: Sequence[Log]) -> None:
+        """Store entries, all or none."""
+        if logs:
+            self._commit(self._append(logs))
 
     def replace_suffix(self, first: int, logs: Sequence[Log]) -> None:
         """Delete all entries from `first` on and store `logs`, all of it or nothing."""
@@ -274,11 +338,12 @@ class SimSnapshotStore:
                 content.snapshots[snapshot_id] = (replace(meta, unsettled=False), data)
                 _reap(content)
 
-        self._disk.commit(self._process, change)
+        self._disk.commit(self._process, Write(change))
 
     def remove(self, snapshot_id: str) -> None:
         """Remove a snapshot; one that is absent does not matter."""
-        self._disk.commit(self._process, lambda content: _forget(content, snapshot_id))
+        forget = Write(lambda content: _forget(content, snapshot_id))
+        self._disk.commit(self._process, forget)
 
 
 class SimSink:
@@ -310,7 +375,9 @@ class SimSink:
             content.snapshots[meta.id] = (meta, data)
             _reap(content)
 
-        self._disk.commit(self._process, change)
+        if meta.unsettled:
+            self._disk.on_restore(meta, data)
+        self._disk.commit(self._process, Write(change))
 
     def cancel(self) -> None:
         """Throw the snapshot away."""

@@ -1,106 +1,209 @@
-"""What goes wrong in a simulated cluster: which fault when, and how each is undone."""
+"""What goes wrong in a simulated cluster, and how each fault is undone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
 
-from raft.node import Raft
 from raft.testing.simulation.cluster import SimCluster, SimServer
+from raft.testing.simulation.harm import may_harm
 from raft.testing.simulation.runtime import SimRuntime, SimTask
-from raft.types import Configuration, ServerID
+from raft.types import ServerID
 
-_LONGEST_PEACE = 1.0  # seconds between two faults
-_REPAIR_CHANCE = 0.45  # that everything is repaired before the next fault
-_CALL_SECONDS = 4.0
+# A fault says False when there was nothing it could do.
+Fault: TypeAlias = Callable[[], bool | None]
+Deck: TypeAlias = list[tuple[int, Fault]]  # with how often each is drawn
+
 _STORM_SECONDS = 3.0
-_MOST_VOTERS = 6
+_MOST_STUTTERS = 8
+_LONGEST_STUTTER = 0.6  # seconds that a held GIL stops a process: that must be survived
+_LARGEST_JUMP = 86_400.0  # seconds by which the time of day jumps
 
 
-class Nemesis:
-    """Draws faults from the seed. Its methods run on a task of the world."""
+class Targets:
+    """Draws whom something happens to."""
+
+    def __init__(self, cluster: SimCluster) -> None:
+        self._cluster = cluster
+
+    def one(self) -> SimServer:
+        """Return any server that is not lost."""
+        servers = [s for s in self._cluster.servers.values() if not s.lost]
+        return servers[self._cluster.scheduler.pick(len(servers))]
+
+    def leader(self) -> SimServer:
+        """Return the leader, or any server where there is none."""
+        return self._cluster.leader() or self.one()
+
+
+class NetworkFaults:
+    """Messages do not arrive, or late, or twice."""
+
+    def __init__(self, cluster: SimCluster) -> None:
+        self._cluster = cluster
+        self._network = cluster.network
+        self._scheduler = cluster.scheduler
+        self._targets = Targets(cluster)
+        self.deck: Deck = [
+            (3, self.partition),
+            (3, self.isolate_leader),
+            (2, self.bridge),
+            (2, self.close_one_way),
+            (1, self.cut_link),
+            (2, self.lose_messages),
+            (2, self.slow_network),
+        ]
+
+    def repair(self) -> None:
+        """Let all messages through, once and in good time."""
+        self._network.heal()
+        self._network.loss = self._network.duplication = 0.0
+        self._network.slowness = 1.0
+
+    def _sides(self) -> tuple[list[str], list[str]]:
+        sides: tuple[list[str], list[str]] = ([], [])
+        for server in self._cluster.servers.values():
+            sides[self._scheduler.pick(2)].append(server.address)
+        return sides
+
+    def partition(self) -> None:
+        """Cut the cluster in two."""
+        self._network.partition(*self._sides())
+
+    def isolate_leader(self) -> None:
+        """Cut the leader off."""
+        leader = self._targets.leader()
+        others = [s.address for s in self._cluster.servers.values() if s is not leader]
+        self._network.partition([leader.address], others)
+
+    def bridge(self) -> None:
+        """Cut the cluster in two, but for one server that is heard by all."""
+        middle = self._targets.leader() if self._scheduler.pick(2) else self._targets.one()
+        self._network.bridge(middle.address, *self._sides())
+
+    def close_one_way(self) -> None:
+        """Let one server not be heard by another."""
+        self._network.close_way(self._targets.leader().address, self._targets.one().address)
+        self._network.close_way(self._targets.one().address, self._targets.one().address)
+
+    def cut_link(self) -> None:
+        """Cut the link between the leader and another; both reach the rest."""
+        one, other = self._targets.leader().address, self._targets.one().address
+        self._network.close_way(one, other)
+        self._network.close_way(other, one)
+
+    def lose_messages(self) -> None:
+        """Lose and repeat some of all messages."""
+        self._network.loss = 0.2 * self._scheduler.chance.random()
+        self._network.duplication = 0.3 * self._scheduler.chance.random()
+
+    def slow_network(self) -> None:
+        """Let every message take longer."""
+        self._network.slowness = 1.0 + 30.0 * self._scheduler.chance.random()
+
+
+class DiskFaults:
+    """Disks are slow, full, fail, forget and spoil what they hold."""
+
+    def __init__(self, cluster: SimCluster, may_harm_now: Callable[[], bool]) -> None:
+        self._cluster = cluster
+        self._scheduler = cluster.scheduler
+        self._targets = Targets(cluster)
+        self._may_harm_now = may_harm_now
+        self.deck: Deck = [
+            (1, self.slow_disk),
+            (2, self.fail_disk),
+            (1, self.fill_disk),
+            (2, self.spoil),
+            (1, self.wipe),
+        ]
+
+    def repair(self) -> None:
+        """Let disks be fast and have room; what is lost stays lost."""
+        for server in self._cluster.servers.values():
+            server.disk.slowness = 1.0
+            server.disk.failures = 0
+            server.disk.is_full = False
+
+    def slow_disk(self) -> None:
+        """Let one disk take long for each write, up to stalls."""
+        self._targets.one().disk.slowness = 10.0 ** (3.0 * self._scheduler.chance.random())
+
+    def fail_disk(self) -> None:
+        """Let the next writes of one disk fail."""
+        server = self._targets.leader() if self._scheduler.pick(2) else self._targets.one()
+        server.disk.failures = 1 + self._scheduler.pick(2)
+
+    def fill_disk(self) -> None:
+        """Let one disk have hardly any room."""
+        self._targets.leader().disk.is_full = True
+
+    def spoil(self) -> bool:
+        """Change an entry on a disk, where enough others are whole; often the server restarts."""
+        server = self._targets.one()
+        indexes = list(server.disk.content.logs)
+        if not indexes or not self._may_harm(server):
+            return False
+        server.disk.spoil(indexes[self._scheduler.pick(len(indexes))])
+        if self._scheduler.pick(2):
+            server.crash()
+            server.start()
+        return True
+
+    def wipe(self) -> bool:
+        """Lose a disk with all that is on it, where enough others are whole."""
+        server = self._targets.one()
+        if not self._may_harm(server):
+            return False
+        server.lose("its disk is gone")
+        server.disk.wipe()
+        return True
+
+    def _may_harm(self, server: SimServer) -> bool:
+        return self._may_harm_now() and may_harm(self._cluster, server)
+
+
+class ServerFaults:
+    """Processes crash, stop for a while, and have wrong clocks."""
 
     def __init__(self, cluster: SimCluster) -> None:
         self._cluster = cluster
         self._scheduler = cluster.scheduler
+        self._targets = Targets(cluster)
         self._world = SimRuntime(cluster.scheduler, "world")
-        self._calls: list[SimTask] = []
         self._storms_until = 0.0
+        self.tasks: list[SimTask] = []
         cluster.on_leader = self._on_leader
         cluster.network.on_vote = self._on_vote
-        self.count = 0
-        self._faults: list[tuple[int, Callable[[], None]]] = [
-            # weight, fault
+        self.deck: Deck = [
             (4, self.crash_one),
             (4, self.crash_leader),
             (1, self.crash_all),
-            (3, self.partition),
-            (3, self.isolate_leader),
-            (2, self.close_one_way),
-            (2, self.lose_messages),
-            (2, self.slow_network),
             (2, self.pause_one),
-            (1, self.slow_disk),
-            (1, self.fail_disk),
+            (1, self.stutter),
+            (1, self.jump_clock),
             (4, self.storm),
-            (5, self.change_membership),
-            (2, self.take_snapshot),
         ]
 
-    def run(self, until: float) -> None:
-        """Let faults strike until a moment."""
-        scheduler = self._scheduler
-        deck = [fault for weight, fault in self._faults for _ in range(weight)]
-        while scheduler.now < until:
-            scheduler.sleep(scheduler.chance.random() * _LONGEST_PEACE)
-            if scheduler.chance.random() < _REPAIR_CHANCE:
-                self.repair()
-                scheduler.sleep(scheduler.chance.random() * _LONGEST_PEACE)
-            fault = deck[scheduler.pick(len(deck))]
-            self.count += 1
-            scheduler.note(f"fault {fault.__name__}")
-            fault()
-
-    def end(self) -> None:
-        """Repair everything, and let no membership change be under way."""
-        self.repair()
-        for call in self._calls:
-            call.join()
-        self.repair()
-
     def repair(self) -> None:
-        """Undo every fault: all servers are up and reach each other."""
-        self._scheduler.note("repair")
+        """Have all processes run."""
         self._storms_until = 0.0
-        network = self._cluster.network
-        network.heal()
-        network.loss = network.duplication = 0.0
-        network.slowness = 1.0
         for server in self._cluster.servers.values():
-            server.disk.slowness = 1.0
-            server.disk.failures = 0
             if server.process is not None:
                 server.process.resume()
         self._cluster.revive()
 
-    def _one(self) -> SimServer:
-        servers = list(self._cluster.servers.values())
-        return servers[self._scheduler.pick(len(servers))]
-
-    def _leader(self) -> SimServer:
-        return self._cluster.leader() or self._one()
-
-    # ---- faults ----
-
     def crash_one(self) -> None:
         """Crash a server; often it comes back at once."""
-        server = self._one()
+        server = self._targets.one()
         server.crash()
         if self._scheduler.pick(2):
             server.start()
 
     def crash_leader(self) -> None:
         """Crash the leader; sometimes it comes back at once."""
-        server = self._leader()
+        server = self._targets.leader()
         server.crash()
         if not self._scheduler.pick(3):
             server.start()
@@ -112,54 +215,35 @@ class Nemesis:
         for server in self._cluster.servers.values():
             server.start()
 
-    def partition(self) -> None:
-        """Cut the cluster in two."""
-        sides: tuple[list[str], list[str]] = ([], [])
-        for server in self._cluster.servers.values():
-            sides[self._scheduler.pick(2)].append(server.address)
-        self._cluster.network.partition(*sides)
-
-    def isolate_leader(self) -> None:
-        """Cut the leader off."""
-        leader = self._leader()
-        others = [s.address for s in self._cluster.servers.values() if s is not leader]
-        self._cluster.network.partition([leader.address], others)
-
-    def close_one_way(self) -> None:
-        """Let one server not be heard by another."""
-        self._cluster.network.close_way(self._leader().address, self._one().address)
-        self._cluster.network.close_way(self._one().address, self._one().address)
-
-    def lose_messages(self) -> None:
-        """Lose and repeat some of all messages."""
-        self._cluster.network.loss = 0.2 * self._scheduler.chance.random()
-        self._cluster.network.duplication = 0.3 * self._scheduler.chance.random()
-
-    def slow_network(self) -> None:
-        """Let every message take longer."""
-        self._cluster.network.slowness = 1.0 + 30.0 * self._scheduler.chance.random()
-
     def pause_one(self) -> None:
         """Stop a process for a while, as SIGSTOP does."""
-        server = self._leader() if self._scheduler.pick(2) else self._one()
+        server = self._targets.leader() if self._scheduler.pick(2) else self._targets.one()
+        self._pause(server, 2.0 * self._scheduler.chance.random())
+
+    def stutter(self) -> None:
+        """Stop a process again and again for a moment, as a held GIL does."""
+        server, chance = self._targets.leader(), self._scheduler.chance.random
+        at = 0.0
+        for _ in range(1 + self._scheduler.pick(_MOST_STUTTERS)):
+            seconds = _LONGEST_STUTTER * chance()
+            self._scheduler.call_later(at, partial(self._pause, server, seconds))
+            at += seconds + 0.3 * chance()
+
+    def _pause(self, server: SimServer, seconds: float) -> None:
         process = server.process
         if process is not None:
             process.pause()
-            self._scheduler.call_later(2.0 * self._scheduler.chance.random(), process.resume)
+            self._scheduler.call_later(seconds, process.resume)
 
-    def slow_disk(self) -> None:
-        """Let one disk take long for each write, up to stalls."""
-        self._one().disk.slowness = 10.0 ** (3.0 * self._scheduler.chance.random())
+    def jump_clock(self) -> bool:
+        """Set a server's time of day; nothing may depend on it."""
+        process = self._targets.one().process
+        if process is None:
+            return False
+        process.wall_offset += _LARGEST_JUMP * (2.0 * self._scheduler.chance.random() - 1.0)
+        return True
 
-    def fail_disk(self) -> None:
-        """Let the next writes of one disk fail."""
-        self._one().disk.failures = 1 + self._scheduler.pick(2)
-
-    def take_snapshot(self) -> None:
-        """Have a node take a snapshot now."""
-        self._call(self._one(), lambda node: node.snapshot().result(_CALL_SECONDS))
-
-    # ---- faults that strike at a certain moment ----
+    # ---- crashes at a certain moment ----
 
     def storm(self) -> None:
         """For a while, crash whoever wins an election, and many who vote: Figure 3.7, again and
@@ -168,11 +252,11 @@ class Nemesis:
         scheduler, network = self._scheduler, self._cluster.network
         network.slowness = 1.0 + 15.0 * scheduler.chance.random()
         network.duplication = 0.5
-        self._leader().crash()
+        self._targets.leader().crash()
         self._storms_until = scheduler.now + _STORM_SECONDS
         for _ in range(2):
             scheduler.sleep(_STORM_SECONDS / 2)
-            self._one().revive()
+            self._targets.one().revive()
 
     def _on_leader(self, server: SimServer) -> None:
         if self._scheduler.now < self._storms_until:
@@ -192,47 +276,6 @@ class Nemesis:
                 self._scheduler.call_later(chance() * pause, revive)
 
         def revive() -> None:
-            self._calls.append(self._world.spawn("nemesis-revive", server.start))
+            self.tasks.append(self._world.spawn("nemesis-revive", server.start))
 
         self._scheduler.call_later(chance() * seconds, strike)
-
-    # ---- membership ----
-
-    def change_membership(self) -> None:
-        """Have the leader make one membership change."""
-        leader = self._leader()
-        if leader.node is None:
-            return
-        configuration = leader.node.get_configuration().result()
-        target = self._one()
-        change = draw_change(configuration, target, self._scheduler.pick(3))
-        if change is not None:
-            self._call(leader, change)
-
-    def _call(self, server: SimServer, action: Callable[[Raft], object]) -> None:
-        """Ask a node for something, without waiting for the answer."""
-
-        def ask() -> None:
-            has_ended, outcome = server.call(action, _CALL_SECONDS + 2.0)
-            answer = repr(outcome) if has_ended else "nothing"
-            self._scheduler.note(f"{server.id} answered {answer}")
-
-        self._calls.append(self._world.spawn("nemesis-call", ask))
-
-
-def draw_change(
-    configuration: Configuration, target: SimServer, kind: int
-) -> Callable[[Raft], object] | None:
-    """Return the membership change of this kind, one of three, that fits a server; or none."""
-    seconds = _CALL_SECONDS / 2
-    voters = len(configuration.voters())
-    is_voter = configuration.has_vote(target.id)
-    if configuration.server(target.id) is None or (kind == 0 and not is_voter):
-        if kind == 2 or voters >= _MOST_VOTERS:
-            return lambda n: n.add_nonvoter(target.id, target.address, 0, seconds).result(4)
-        return lambda n: n.add_voter(target.id, target.address, 0, seconds).result(4)
-    if voters <= 2 and is_voter:
-        return None
-    if kind == 1:
-        return lambda n: n.demote_voter(target.id, 0, seconds).result(4)
-    return lambda n: n.remove_server(target.id, 0, seconds).result(4)

@@ -116,6 +116,12 @@ class SimNetwork:
                 if other is not side:
                     self.closed_ways.update({(a, b): None for a in side for b in other})
 
+    def bridge(
+        self, middle: ServerAddress, left: Iterable[ServerAddress], right: Iterable[ServerAddress]
+    ) -> None:
+        """Let two sides talk to the one in the middle, but not to each other."""
+        self.partition([side for side in left if side != middle], [s for s in right if s != middle])
+
     def close_way(self, source: ServerAddress, target: ServerAddress) -> None:
         """Close one way; the way back stays open."""
         self.closed_ways[source, target] = None

@@ -22,6 +22,7 @@ class Tasks(Protocol):
     def current_task(self) -> Any: ...
     def pause(self) -> None: ...
     def park(self, what: object, timeout: float | None = None) -> bool: ...
+    def world_seconds(self, timeout: float | None) -> float | None: ...
     def wake(self, task: Any, what: object) -> bool: ...
     def wait_for_another(self, task: Any, what: object) -> None: ...
     def pick(self, count: int) -> int: ...
@@ -49,7 +50,7 @@ class SimLock:
             return False
         task = tasks.current_task()
         self._waiters.append(task)
-        if tasks.park(self, None if timeout < 0 else timeout):
+        if tasks.park(self, tasks.world_seconds(None if timeout < 0 else timeout)):
             return True
         if task in self._waiters:
             self._waiters.remove(task)
@@ -122,7 +123,7 @@ class SimCondition:
         task = self._tasks.current_task()
         self._waiters.append(task)
         self._lock.hand_over()
-        if self._tasks.park(self, timeout):
+        if self._tasks.park(self, self._tasks.world_seconds(timeout)):
             return True  # the lock was handed over with the wake-up
         if task in self._waiters:
             self._waiters.remove(task)
@@ -176,7 +177,8 @@ class SimEvent:
         if not self._flag:
             task = self._tasks.current_task()
             self._waiters.append(task)
-            if not self._tasks.park(self, timeout) and task in self._waiters:
+            seconds = self._tasks.world_seconds(timeout)
+            if not self._tasks.park(self, seconds) and task in self._waiters:
                 self._waiters.remove(task)
         return self._flag
 
@@ -201,7 +203,7 @@ class SimQueue:
         """Add an item, waiting for room."""
         tasks = self._tasks
         tasks.pause()
-        until = None if timeout is None else tasks.now + timeout
+        until = self._until(timeout)
         while 0 < self._maxsize <= len(self._items):
             if not block or not self._wait(until):
                 raise QueueFull
@@ -212,13 +214,19 @@ class SimQueue:
         """Take the oldest item, waiting for one."""
         tasks = self._tasks
         tasks.pause()
-        until = None if timeout is None else tasks.now + timeout
+        until = self._until(timeout)
         while not self._items:
             if not block or not self._wait(until):
                 raise QueueEmpty
         item = self._items.popleft()
         self._wake_all()
         return item
+
+    def _until(self, timeout: float | None) -> float | None:
+        """Return when a wait ends, in virtual time."""
+        if timeout is None:
+            return None
+        return self._tasks.now + (self._tasks.world_seconds(timeout) or 0.0)
 
     def _wait(self, until: float | None) -> bool:
         """Wait for a change; False when there is no time left."""

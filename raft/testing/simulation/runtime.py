@@ -30,6 +30,7 @@ _STALL_CHANCE = 0.002  # that a switch point takes time, as if the machine were 
 _LONGEST_STALL = 0.02  # seconds
 _MOST_STEPS = 1_000_000  # switch points without progress of time before a run counts as stuck
 _NOTES_KEPT = 400
+_CLOCK_GRAIN = 1e-9  # seconds that a timer of a skewed clock is late, so that it has passed by then
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +91,8 @@ class SimTask:
         if not self.is_done:
             me = scheduler.current_task()
             self.joiners.append(me)
-            if not scheduler.park(self, timeout) and me in self.joiners:
+            seconds = scheduler.world_seconds(timeout)
+            if not scheduler.park(self, seconds) and me in self.joiners:
                 self.joiners.remove(me)
 
     def is_alive(self) -> bool:
@@ -158,7 +160,8 @@ class Scheduler:
         self.chance = random.Random(seed)
         self.now = _START
         self.current: SimTask | None = None
-        self.on_step: Callable[[], None] = lambda: None  # called before time moves
+        # Called after each step of a task, with its process: nobody is inside any code then.
+        self.on_step: Callable[[SimRuntime], None] = lambda _: None
         self.trace = Trace()
         self._random = self.chance.random
         self._hub = getcurrent()
@@ -277,6 +280,13 @@ class Scheduler:
         self._dispatch()
         return task.woken
 
+    def world_seconds(self, timeout: float | None) -> float | None:
+        """Return how long a timeout by the clock of the running process takes in the world."""
+        rate = self.current_task().process.rate
+        if timeout is None or rate == 1.0:
+            return timeout
+        return timeout / rate + _CLOCK_GRAIN
+
     def wake(self, task: SimTask, what: object) -> bool:
         """Make a task runnable that waits for `what`; False when it does so no longer."""
         if task.waiting_for is not what:
@@ -322,6 +332,8 @@ class Scheduler:
     def _next(self) -> SimTask | None:
         """Draw the next task; None when the run is over."""
         ready = self._ready
+        if self.current is not None:
+            self.on_step(self.current.process)
         while self._failure is None and self._main is not None and not self._main.is_done:
             if not ready:
                 self._advance()
@@ -340,7 +352,6 @@ class Scheduler:
         """Nothing can run: move time to the next timer."""
         self.current = None
         self._steps = 0
-        self.on_step()
         moment = self._timers.next_moment()
         if moment is None:
             self.stop(DeadlockFoundError("nothing can run:\n" + self.describe_tasks()))
@@ -383,11 +394,20 @@ class Scheduler:
 
 
 class SimRuntime:
-    """One simulated process: the `Runtime` of whatever runs in it."""
+    """One simulated process: the `Runtime` of whatever runs in it.
 
-    def __init__(self, scheduler: Scheduler, name: str) -> None:
+    Its clocks are its own: the monotonic one runs at `rate` times the speed of virtual time and
+    began `uptime` seconds earlier than that, the other one is `wall_offset` seconds wrong.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, name: str, rate: float = 1.0, uptime: float = 0.0
+    ) -> None:
         self.scheduler = scheduler
         self.name = name
+        self.rate = rate
+        self.wall_offset = 0.0
+        self._uptime = uptime
         self.state = ProcessState.RUNNING
         self.held: list[SimTask] = []  # could run, but for the pause
         self.random = scheduler.chance.random
@@ -426,12 +446,12 @@ class SimRuntime:
         return SimQueue(self.scheduler, maxsize)
 
     def monotonic(self) -> float:
-        """Return the virtual time."""
-        return self.scheduler.now
+        """Return the time on this process's own clock; that of a plain one is virtual time."""
+        return self._uptime + _START + (self.scheduler.now - _START) * self.rate
 
     def wall_time_ns(self) -> int:
-        """Return the virtual time as nanoseconds since the epoch."""
-        return _WALL_START_NS + round((self.scheduler.now - _START) * 1e9)
+        """Return nanoseconds since the epoch, as this process believes."""
+        return _WALL_START_NS + round((self.scheduler.now - _START + self.wall_offset) * 1e9)
 
     # ---- what may happen to a process ----
 

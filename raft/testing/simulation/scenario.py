@@ -11,17 +11,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from raft.config import Config
-from raft.errors import NotAppliedError, OutcomeUnknownError
+from raft.errors import NotAppliedError, OutcomeUnknownError, RaftError
 from raft.node import Raft
-from raft.testing.invariants import ClientHistory
-from raft.testing.simulation.cluster import SimCluster, SimServer
-from raft.testing.simulation.faults import Nemesis
+from raft.testing.invariants import InvariantViolation
+from raft.testing.simulation.cluster import NodeFailedError, SimCluster, SimServer
+from raft.testing.simulation.nemesis import Nemesis
 from raft.testing.simulation.runtime import Scheduler, SimulationError
 from raft.types import ServerSuffrage
 
+SECONDS = 36.0  # of faults, usually
 TIMEOUT = 0.4  # seconds of heartbeat and election timeout
 _CLIENTS = 4
 _LONGEST_THOUGHT = 0.12  # seconds between an answer and a client's next command
+_READ_CHANCE = 0.2  # that a client reads instead
+_LARGEST_DRIFT = 0.05  # that a clock may run too fast or too slow
 _RECOVERY_SECONDS = 20 * TIMEOUT  # ten election timeouts, each of up to twice its length
 _LIMIT = 600.0  # virtual seconds after which a run is stuck
 _NOTES_SHOWN = 60
@@ -40,7 +43,9 @@ class Result:
     acknowledged: int
     refused: int
     unknown: int
+    reads: int
     installs: int
+    rebuilt: int
     messages: int
     recovery: float
 
@@ -49,13 +54,37 @@ class Result:
         return (
             f"seed={self.seed} nodes={self.nodes} trace={self.trace_hash} faults={self.faults}"
             f" leaders={self.leader_changes} acknowledged={self.acknowledged}"
-            f" refused={self.refused} unknown={self.unknown} installs={self.installs}"
-            f" messages={self.messages} recovery={self.recovery:.2f} seconds={self.seconds:.1f}"
+            f" refused={self.refused} unknown={self.unknown} reads={self.reads}"
+            f" installs={self.installs} rebuilt={self.rebuilt} messages={self.messages}"
+            f" recovery={self.recovery:.2f} seconds={self.seconds:.1f}"
         )
 
 
 class SeedFailedError(SimulationError):
-    """A seed found something; the message says what, and how to see it again."""
+    """A seed found something; the message says what, and how to see it again.
+
+    `found_by` is "invariant", "oracle" (a client was told something wrong, or the end state is),
+    "liveness" (it did not recover in time, or hangs) or "crash" (somebody raised).
+    """
+
+    def __init__(self, message: str, found_by: str) -> None:
+        super().__init__(message)
+        self.found_by = found_by
+
+
+class WrongEndError(SimulationError):
+    """What is left at the end is not what clients were told, or not the same everywhere."""
+
+
+def found_by(error: BaseException) -> str:
+    """Return what a run was ended by, as `SeedFailedError` names it."""
+    if isinstance(error, InvariantViolation):
+        return "oracle" if str(error).startswith("oracle: ") else "invariant"
+    if isinstance(error, WrongEndError):
+        return "oracle"
+    if isinstance(error, SimulationError) and not isinstance(error, NodeFailedError):
+        return "liveness"
+    return "crash"
 
 
 def replay_command(seed: int, nodes: int, seconds: float) -> str:
@@ -63,7 +92,7 @@ def replay_command(seed: int, nodes: int, seconds: float) -> str:
     return f"python -m raft.testing.simulation --seed {seed} --nodes {nodes} --seconds {seconds:g}"
 
 
-def run_seed(seed: int, nodes: int = 3, seconds: float = 13.0) -> Result:
+def run_seed(seed: int, nodes: int = 3, seconds: float = SECONDS) -> Result:
     """Run one world; raise `SeedFailedError` when anything in it went wrong."""
     scheduler = Scheduler(seed * 1000 + nodes)
     scenario = Scenario(scheduler, seed, nodes, seconds)
@@ -73,7 +102,8 @@ def run_seed(seed: int, nodes: int = 3, seconds: float = 13.0) -> Result:
         notes = "\n".join(list(scheduler.trace.notes)[-_NOTES_SHOWN:])
         command = replay_command(seed, nodes, seconds)
         raise SeedFailedError(
-            f"{notes}\n{type(error).__name__}: {error}\nreplay it with: {command}"
+            f"{notes}\n{type(error).__name__}: {error}\nreplay it with: {command}",
+            found_by(error),
         ) from error
     return scenario.result()
 
@@ -88,7 +118,8 @@ class Scenario:
         self._seconds = seconds
         self._draw = _draw_configuration(scheduler)
         self.cluster = SimCluster(scheduler, self._draw)
-        self.history = ClientHistory()
+        self.cluster.clock_drift = _LARGEST_DRIFT * scheduler.pick(2)
+        self.oracle = self.cluster.oracle
         self._nemesis = Nemesis(self.cluster)
         self._hint: SimServer | None = None
         self._is_closing = False
@@ -114,12 +145,12 @@ class Scenario:
         self._is_closing = True
         for client in clients:
             client.join()
-        cluster.wait_for(self._is_settled, _RECOVERY_SECONDS * 4, "equal logs")
+        cluster.wait_for(self._is_settled, _RECOVERY_SECONDS, "equal logs")
         self._check_end()
 
     def result(self) -> Result:
         """Return what the run was like."""
-        cluster, history = self.cluster, self.history
+        cluster, told = self.cluster, self.oracle.commands
         return Result(
             self._seed,
             self._nodes,
@@ -127,10 +158,12 @@ class Scenario:
             self._scheduler.now - 1000.0,
             self._nemesis.count,
             cluster.leader_changes,
-            len(history.acknowledged),
-            len(history.refused),
-            len(history.unknown),
+            len(told.acknowledged),
+            len(told.refused),
+            len(told.unknown),
+            self.oracle.reads,
             cluster.network.installs,
+            self._nemesis.rebuilt,
             cluster.network.messages,
             self._recovery,
         )
@@ -142,44 +175,75 @@ class Scenario:
             count = 0
             while not self._is_closing:
                 count += 1
-                self._send(b"c%d-%d" % (number, count))
+                if self._scheduler.chance.random() < _READ_CHANCE:
+                    self._read()
+                else:
+                    self._send(b"c%d-%d" % (number, count))
                 self._scheduler.sleep(self._scheduler.chance.random() * _LONGEST_THOUGHT)
 
         return run
 
+    def _pick_server(self) -> SimServer | None:
+        """Draw whom a client asks: mostly who is believed to lead; None when nobody runs."""
+        servers = [server for server in self.cluster.servers.values() if server.is_running()]
+        server = self._hint
+        if servers and (server not in servers or self._scheduler.pick(8) == 0):
+            server = servers[self._scheduler.pick(len(servers))]
+        return server if servers else None
+
     def _send(self, command: bytes) -> bool:
         """Have one command applied somewhere, and note what is known of it; True if it is."""
-        servers = [server for server in self.cluster.servers.values() if server.is_running()]
-        if not servers:
-            self.history.refused.append(command)
+        server = self._pick_server()
+        if server is None:
             return False
-        server = self._hint
-        if server is None or server not in servers or self._scheduler.pick(8) == 0:
-            server = servers[self._scheduler.pick(len(servers))]
 
-        def apply(node: Raft) -> Any:
-            return node.apply(command, timeout=1.0).result(4.0)
+        def apply(node: Raft) -> int:
+            future = node.apply(command, timeout=1.0)
+            future.result(4.0)
+            return future.index()
 
         has_ended, outcome = server.call(apply, 6.0)
         self._note(command, server, has_ended, outcome)
         return has_ended and isinstance(outcome, int)
 
     def _note(self, command: bytes, server: SimServer, has_ended: bool, outcome: Any) -> None:
-        history = self.history
+        oracle = self.oracle
         self._hint = None
-        if not has_ended:
-            history.unknown.append(command)
-        elif isinstance(outcome, int):
+        if has_ended and isinstance(outcome, int):
             self._hint = server
-            history.acknowledged.append(command)
-        elif isinstance(outcome, NotAppliedError):
-            history.refused.append(command)
-            leader = self.cluster.servers.get(getattr(outcome, "leader_id", ""))
-            self._hint = leader
-        elif isinstance(outcome, OutcomeUnknownError | TimeoutError):
-            history.unknown.append(command)
+            oracle.acknowledged(command, outcome)
+        elif has_ended and isinstance(outcome, NotAppliedError):
+            oracle.refused(command)
+            self._follow(outcome)
+        elif not has_ended or isinstance(outcome, OutcomeUnknownError | TimeoutError):
+            oracle.commands.unknown[command] = None
         else:
-            self._scheduler.stop(SimulationError(f"{command!r} was answered by {outcome!r}"))
+            self._scheduler.stop(UnknownAnswerError(f"{command!r} was answered by {outcome!r}"))
+
+    def _follow(self, error: RaftError) -> None:
+        """Ask whom a refusal names next."""
+        self._hint = self.cluster.servers.get(getattr(error, "leader_id", ""))
+
+    def _read(self) -> None:
+        """Read a state machine behind a barrier, and check that it shows nothing old."""
+        server = self._pick_server()
+        if server is None or server.fsm is None:
+            return
+        fsm, floor = server.fsm, self.oracle.begin_read()
+        mark = fsm.mark
+
+        def read(node: Raft) -> None:
+            node.read_barrier(timeout=1.0).result(4.0)
+            # A user restore that began meanwhile may show, and may yet come to nothing.
+            if fsm.mark == mark:
+                self.oracle.end_read(server.id, fsm, floor)
+
+        has_ended, outcome = server.call(read, 6.0)
+        self._hint = server if has_ended and outcome is None else None
+        if has_ended and isinstance(outcome, RaftError):
+            self._follow(outcome)
+        elif has_ended and outcome is not None and not isinstance(outcome, TimeoutError):
+            self._scheduler.stop(UnknownAnswerError(f"a read was answered by {outcome!r}"))
 
     # ---- the end ----
 
@@ -222,17 +286,20 @@ class Scenario:
         leader = self.cluster.leader()
         if leader is None:
             raise SimulationError("the leader went away at the end")
-        states = {s.id: s.fsm.commands() for s in self._members(leader) if s.fsm is not None}
-        found = self.history.faults(states)
-        if len({tuple(commands) for commands in states.values()}) != 1:
-            found.append("the state machines differ")
+        found = self.oracle.faults(
+            {s.id: s.fsm for s in self._members(leader) if s.fsm is not None}
+        )
         for server in self._members(leader):
             for index, log in server.disk.content.logs.items():
-                theirs = leader.disk.content.logs.get(index)
-                if theirs is not None and theirs != log:
+                theirs = leader.disk.content.logs.get(index, log)
+                if theirs != log and theirs.is_intact() and log.is_intact():
                     found.append(f"{server.id} and {leader.id} differ at {index}")
         if found:
-            raise SimulationError("; ".join(found[:10]))
+            raise WrongEndError("; ".join(found[:10]))
+
+
+class UnknownAnswerError(NodeFailedError):
+    """A client got an answer that no client should get."""
 
 
 def _draw_configuration(scheduler: Scheduler) -> Callable[[Config], None]:

@@ -1,0 +1,242 @@
+"""What operators do to a simulated cluster: members, snapshots, transfers, restores, settings.
+
+Each is asked of a node on a task of its process, and nobody waits for the answer but the oracle.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from raft.errors import NotAppliedError, OutcomeUnknownError, SnapshotError
+from raft.node import Raft
+from raft.testing.simulation.cluster import SimCluster, SimServer
+from raft.testing.simulation.faults import Deck, Targets
+from raft.testing.simulation.harm import are_all_whole
+from raft.testing.simulation.machine import pack_state
+from raft.testing.simulation.runtime import SimRuntime, SimTask, SimulationError
+from raft.types import Configuration, ServerID, SnapshotMeta
+
+_CALL_SECONDS = 4.0
+_CATCH_UP_SECONDS = 8.0
+_MOST_VOTERS = 6
+_LARGEST_LEAP = 40  # indexes by which a snapshot given by a user may be ahead
+
+Action = Callable[[Raft], object]
+
+
+class Operations:
+    """Draws what operators ask for. Its methods run on a task of the world.
+
+    A server that must not vote is rebuilt before the membership is changed otherwise, and nothing
+    is harmed while a change is under way: else more could be lost than a majority survives.
+    """
+
+    def __init__(self, cluster: SimCluster) -> None:
+        self._cluster = cluster
+        self._scheduler = cluster.scheduler
+        self._targets = Targets(cluster)
+        self._world = SimRuntime(cluster.scheduler, "world")
+        self._changing = 0  # changes and restores under way
+        self._restores = 0
+        self._reloaded: dict[ServerID, None] = {}
+        self._given_up: dict[ServerID, None] = {}  # rebuilt under another id
+        self.rebuilt = 0
+        self.tasks: list[SimTask] = []
+        self.deck: Deck = [
+            (6, self.change_membership),
+            (2, self.take_snapshot),
+            (3, self.transfer_leadership),
+            (3, self.restore),
+            (1, self.reload_settings),
+        ]
+
+    def repair(self) -> None:
+        """Set all settings back, and have what is lost rebuilt."""
+        for server_id in self._reloaded:
+            server = self._cluster.servers[server_id]
+            if server.is_up():
+                self._spawn(partial(settings_back, server))
+        self._reloaded.clear()
+        if self._changing == 0 and self.lost():
+            self._spawn(lambda: self.rebuild(self.lost()[0]))
+
+    def is_quiet(self) -> bool:
+        """Tell whether no change and no restore is under way."""
+        return self._changing == 0
+
+    def lost(self) -> list[SimServer]:
+        """Return the servers that must be rebuilt."""
+        return [s for s in self._cluster.servers.values() if s.lost and s.id not in self._given_up]
+
+    # ---- asking ----
+
+    def _spawn(self, target: Callable[[], object]) -> None:
+        self._changing += 1
+
+        def run() -> None:
+            try:
+                target()
+            finally:
+                self._changing -= 1
+
+        self.tasks.append(self._world.spawn("operator", run))
+
+    def _ask(self, server: SimServer, action: Action, seconds: float = _CALL_SECONDS) -> object:
+        """Ask a node for something and return the answer; `OutcomeUnknownError` for none."""
+        has_ended, outcome = server.call(action, seconds + 2.0)
+        if not has_ended:
+            outcome = OutcomeUnknownError("no answer")
+        self._scheduler.note(f"{server.id} answered {outcome!r}")
+        return outcome
+
+    # ---- membership ----
+
+    def change_membership(self) -> bool:
+        """Have the leader make one membership change."""
+        leader = self._cluster.leader()
+        if leader is None or leader.node is None or not are_all_whole(self._cluster):
+            return False
+        configuration = leader.node.get_configuration().result()
+        kind, catch_up = self._scheduler.pick(3), bool(self._scheduler.pick(2))
+        change = draw_change(configuration, self._targets.one(), kind, catch_up)
+        if change is None:
+            return False
+        self._spawn(lambda: self._ask(leader, change, _CATCH_UP_SECONDS))
+        return True
+
+    def rebuild(self, server: SimServer) -> bool:
+        """Remove a lost server, and add it anew, empty, or another one in its place.
+
+        False when the removal is not known to be committed: a server that has forgotten its vote
+        must not come back before.
+        """
+        leader = self._cluster.leader()
+        if leader is None:
+            return False
+        seconds = _CALL_SECONDS / 2
+        removal = self._ask(leader, lambda n: n.remove_server(server.id, 0, seconds).result(4))
+        if isinstance(removal, Exception):
+            return False
+        self.rebuilt += 1
+        fresh = server
+        if self._scheduler.pick(2):
+            server.blank()
+        else:
+            self._given_up[server.id] = None
+            fresh = self._cluster.add()
+        fresh.start()
+        self._ask(leader, add_caught_up(fresh), _CATCH_UP_SECONDS)
+        return True
+
+    # ---- the rest ----
+
+    def take_snapshot(self) -> None:
+        """Have a node take a snapshot now."""
+        server = self._targets.one()
+        self._spawn(lambda: self._ask(server, lambda node: node.snapshot().result(_CALL_SECONDS)))
+
+    def transfer_leadership(self) -> bool:
+        """Have the leader hand over, to anybody or to a certain server."""
+        leader, target = self._cluster.leader(), self._targets.one()
+        if leader is None:
+            return False
+        action: Action = lambda n: n.leadership_transfer().result(_CALL_SECONDS)  # noqa: E731
+        if self._scheduler.pick(2):
+            action = transfer_to(target)
+        self._spawn(lambda: self._ask(leader, action))
+        return True
+
+    def restore(self) -> bool:
+        """Have the whole cluster start over from a snapshot of some state of before."""
+        leader, source = self._cluster.leader(), self._targets.one()
+        if leader is None or leader.node is None or source.fsm is None:
+            return False
+        if not self.is_quiet() or not are_all_whole(self._cluster):
+            return False
+        self._restores += 1
+        mark = b"restore-%d" % self._restores
+        logs = source.fsm.logs()
+        data = pack_state(mark, logs[: self._scheduler.pick(len(logs) + 1)])
+        index = leader.node.last_index() + self._scheduler.pick(_LARGEST_LEAP)
+        meta = SnapshotMeta("by-user", index, 1, Configuration(), 0, len(data))
+        self._spawn(lambda: self._restore(leader, mark, meta, data))
+        return True
+
+    def _restore(self, leader: SimServer, mark: bytes, meta: SnapshotMeta, data: bytes) -> None:
+        oracle = self._cluster.oracle
+        outcome = self._ask(leader, lambda node: node.restore(meta, io.BytesIO(data)), 8.0)
+        if outcome is None:
+            oracle.restored(mark)
+        elif isinstance(outcome, NotAppliedError | SnapshotError):
+            oracle.restore_refused(mark)
+        elif not isinstance(outcome, OutcomeUnknownError):
+            self._scheduler.stop(SimulationError(f"restore was answered by {outcome!r}"))
+
+    def reload_settings(self) -> None:
+        """Give a node other timeouts, and another idea of when to take snapshots."""
+        server, chance = self._targets.one(), self._scheduler.chance
+        heartbeat = server.config.heartbeat_timeout * (0.8 + 0.8 * chance.random())
+        election = heartbeat * (1.0 + 0.5 * chance.random())
+        threshold, trailing = chance.choice((4, 30)), chance.choice((0, 1, 20))
+
+        def reload(node: Raft) -> None:
+            node.reload_config(
+                replace(
+                    node.reloadable_config(),
+                    heartbeat_timeout=heartbeat,
+                    election_timeout=election,
+                    snapshot_threshold=threshold,
+                    trailing_logs=trailing,
+                )
+            )
+
+        self._reloaded[server.id] = None
+        self._spawn(lambda: self._ask(server, reload))
+
+
+def settings_back(server: SimServer) -> None:
+    """Give a node the settings that it was started with."""
+
+    def reload(node: Raft) -> None:
+        original, settings = server.config, node.reloadable_config()
+        names = settings.__slots__
+        node.reload_config(replace(settings, **{name: getattr(original, name) for name in names}))
+
+    server.call(reload, _CALL_SECONDS)
+
+
+def transfer_to(target: SimServer) -> Action:
+    """Return the call that hands leadership to a server."""
+    return lambda node: node.leadership_transfer_to_server(target.id, target.address).result(
+        _CALL_SECONDS
+    )
+
+
+def add_caught_up(server: SimServer) -> Action:
+    """Return the call that adds a voter once it has the log."""
+    return lambda node: node.add_voter(
+        server.id, server.address, 0, _CATCH_UP_SECONDS / 2, catch_up=True
+    ).result(_CATCH_UP_SECONDS)
+
+
+def draw_change(
+    configuration: Configuration, target: SimServer, kind: int, catch_up: bool = False
+) -> Action | None:
+    """Return the membership change of this kind, one of three, that fits a server; or none."""
+    seconds = _CALL_SECONDS / 2
+    voters = len(configuration.voters())
+    is_voter = configuration.has_vote(target.id)
+    if configuration.server(target.id) is None or (kind == 0 and not is_voter):
+        if kind == 2 or voters >= _MOST_VOTERS:
+            return lambda n: n.add_nonvoter(target.id, target.address, 0, seconds).result(4)
+        if catch_up:
+            return add_caught_up(target)
+        return lambda n: n.add_voter(target.id, target.address, 0, seconds).result(4)
+    if voters <= 2 and is_voter:
+        return None
+    if kind == 1:
+        return lambda n: n.demote_voter(target.id, 0, seconds).result(4)
+    return lambda n: n.remove_server(target.id, 0, seconds).result(4)
