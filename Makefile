@@ -11,8 +11,11 @@ MINUTES ?= 4
 # KEEP=1 leaves the cluster of `make demo` up.
 KEEP ?=
 
+# IMAGES=n is how many different states of the disk `make crash-images` tries.
+IMAGES ?= 20000
+
 .DEFAULT_GOAL := help
-.PHONY: help venv test coverage mutants torture lint format demo bench bench-stores clean
+.PHONY: help venv test coverage simulate mutants torture crash-images lint format demo bench bench-stores clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +35,9 @@ mutants: $(VENV)/.installed-dev  ## break the deciding rules one by one: do the 
 
 torture: $(VENV)/.installed-dev  ## real processes under faults for MINUTES; what clients saw is checked
 	$(RUN) -m tests.torture.run --minutes $(MINUTES) $(ARGS)
+
+crash-images: $(VENV)/.installed-dev  ## lose power at every point of what the stores write (needs strace)
+	$(RUN) -m tests.crash.run --images $(IMAGES) $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## check format, lint and types
 	$(RUN) -m ruff format --check .
