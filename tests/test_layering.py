@@ -31,7 +31,7 @@ class Group(NamedTuple):
 
 PARTS = (
     "state disk raft_log membership commitment inbox progress state_machine fsm_runner settling"
-    " damage"
+    " damage plausible"
 )
 RUNNERS = (
     "append_entries request_vote install_snapshot heartbeat replication snapshotter first_start"

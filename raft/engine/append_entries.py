@@ -127,11 +127,6 @@ def _halt_on_conflict(core: Core, index: int, own_term: int, term: int) -> None:
 
 def _new_entries(core: Core, request: AppendEntriesRequest) -> Sequence[Log]:
     """Return the entries from the first that is not here on: missing, or in conflict (H8)."""
-    expected = request.prev_log_index
-    for log in request.entries:
-        expected += 1
-        if log.index != expected:
-            raise RemoteError(f"entries are not in order: {log.index} instead of {expected}")
     boundary = core.raft_log.boundary().index
     for position, log in enumerate(request.entries):
         if log.index < boundary:

@@ -17,6 +17,7 @@ from raft.engine.disk import Disk, Write
 from raft.engine.fsm_runner import FsmRunner
 from raft.engine.inbox import Apply, ClientMessage, Inbox, Message, SnapshotReceived
 from raft.engine.membership import Membership, configurations_in
+from raft.engine.plausible import check_term
 from raft.engine.raft_log import RaftLog
 from raft.engine.settling import Unsettled
 from raft.engine.state import CLUSTER_ID_KEY, HardState, NodeState
@@ -119,6 +120,7 @@ class Core:
 
     def adopt_term(self, term: int) -> None:
         """Make a newer term durable; the vote is cleared by the same write."""
+        check_term(term)
         if term > self.hard_state.term:
             self.save_hard_state(HardState(term))
 

@@ -33,6 +33,7 @@ from raft.engine.inbox import (
     VoteReceived,
 )
 from raft.engine.install_snapshot import SnapshotReceiver
+from raft.engine.plausible import check_request
 from raft.engine.request_vote import (
     receive_request_pre_vote,
     receive_request_vote,
@@ -161,7 +162,9 @@ class Role:
                     f"unsupported protocol version {version}: only {PROTOCOL_VERSION} is spoken"
                 ),
             )
-        elif isinstance(request, AppendEntriesRequest):
+            return
+        check_request(request)
+        if isinstance(request, AppendEntriesRequest):
             with measure(self.core.metrics, "raft.rpc.appendEntries"):
                 receive_append_entries(self.core, rpc, request)
         elif isinstance(request, RequestVoteRequest):
