@@ -8,6 +8,8 @@ PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 # ARGS goes to the program behind the target: `make test ARGS="tests/unit -k config"`.
 ARGS ?=
 MINUTES ?= 4
+# How many seeds `make simulate` runs: 300 are three hours of virtual time.
+SEEDS ?= 300
 # KEEP=1 leaves the cluster of `make demo` up.
 KEEP ?=
 
@@ -15,7 +17,7 @@ KEEP ?=
 IMAGES ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test coverage simulate mutants torture crash-images lint format demo bench bench-stores clean
+.PHONY: help venv test coverage simulate bugs mutants torture crash-images lint format demo bench bench-stores clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +31,12 @@ coverage: $(VENV)/.installed-dev  ## run the tests and report what none of them 
 	$(RUN) -m coverage run -m pytest $(ARGS)
 	$(RUN) -m coverage report
 	$(RUN) -m tests.coverage_bounds
+
+simulate: $(VENV)/.installed-dev  ## run SEEDS seeds of simulated clusters, and print their figures
+	$(RUN) -m raft.testing.simulation --count $(SEEDS) --jobs 2 --strict $(ARGS)
+
+bugs: $(VENV)/.installed-dev  ## put known bugs in, one by one: does the simulation find each?
+	$(RUN) -m tests.simulation.bugs.run $(ARGS)
 
 mutants: $(VENV)/.installed-dev  ## break the deciding rules one by one: do the tests notice?
 	$(RUN) -m tests.mutants.run $(ARGS)

@@ -11,31 +11,19 @@ mutant whose text is not found exactly once, or that cannot be imported; tests t
 from __future__ import annotations
 
 import argparse
-import os
-import queue
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from tests.mutants.table import TARGETS, Mutant, Target
+from tests.patching import Change, Workshop, WrongCheckError, try_all
 
-ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("raft", "raftsqlite", "tests")
-SETTINGS = ("pyproject.toml",)
 TESTS = ("tests/engine", "tests/roles", "tests/paper")
 WANTED = 0.95  # of the mutants must be caught
-AT_ONCE = 2
 LONGEST_RUN = 120.0  # seconds; the tests take about ten
 PASSED, FAILED = 0, 1  # what pytest exits with; other numbers say that it could not even begin
-
-
-class WrongCheckError(Exception):
-    """The check cannot be trusted; the message names what to mend."""
 
 
 @dataclass(frozen=True)
@@ -48,102 +36,47 @@ class Job:
     def __str__(self) -> str:
         return f"{self.target.file}: {self.mutant.rule}\n    {self.mutant.old!r}"
 
+    def change(self) -> Change:
+        """Return what to change."""
+        return Change(self.target.file, self.mutant.old, self.mutant.new)
 
-class Workshop:
-    """A copy of the tree in which one mutant at a time is tried."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._stamp = 1_000_000_000  # each text gets a time of its own: no stale bytecode is run
-        for part in PARTS:
-            shutil.copytree(
-                ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__")
-            )
-        for name in SETTINGS:
-            shutil.copy(ROOT / name, folder / name)
+def check(shop: Workshop) -> None:
+    """Raise unless the tests pass without any mutant."""
+    ran = run_tests(shop, ())
+    if ran.returncode != PASSED:
+        raise WrongCheckError(f"the tests fail without any mutant:\n{ran.stdout[-3000:]}")
 
-    def check(self) -> None:
-        """Raise unless the tests pass here, and run the copy's code."""
-        found = self._python("-c", "import raft; print(raft.__file__)").stdout.strip()
-        if not Path(found).is_relative_to(self._folder):
-            raise WrongCheckError(f"the tests would run {found}, not the copy's code")
-        ran = self._test(())
-        if ran.returncode != PASSED:
-            raise WrongCheckError(f"the tests fail without any mutant:\n{ran.stdout[-3000:]}")
 
-    def is_caught(self, job: Job) -> bool:
-        """Tell whether a test fails, or hangs, with a mutant in place."""
-        path = self._folder / job.target.file
-        original = path.read_text()
-        self._write(path, mutate(original, job))
+def is_caught(shop: Workshop, job: Job) -> bool:
+    """Tell whether a test fails, or hangs, with a mutant in place."""
+    with shop.changed([job.change()]):
         try:
-            ran = self._test(job.target.tests)
+            ran = run_tests(shop, job.target.tests)
         except subprocess.TimeoutExpired:
             return True
-        finally:
-            self._write(path, original)
-        if ran.returncode not in (PASSED, FAILED):
-            raise WrongCheckError(f"{job}\ncannot even be imported:\n{ran.stdout[-2000:]}")
-        return ran.returncode == FAILED
-
-    def _write(self, path: Path, text: str) -> None:
-        self._stamp += 1
-        path.write_text(text)
-        os.utime(path, (self._stamp, self._stamp))
-
-    def _test(self, first: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
-        options = ("-x", "-q", "--no-header", "-p", "no:cacheprovider")
-        return self._python("-m", "pytest", *options, *first, *TESTS)
-
-    def _python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *arguments],
-            cwd=self._folder,
-            env=os.environ | {"PYTHONPATH": str(self._folder)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=LONGEST_RUN,
-            check=False,
-        )
+    if ran.returncode not in (PASSED, FAILED):
+        raise WrongCheckError(f"{job}\ncannot even be imported:\n{ran.stdout[-2000:]}")
+    return ran.returncode == FAILED
 
 
-def mutate(text: str, job: Job) -> str:
-    """Return a file's text with a mutant in place; its old text must be there exactly once."""
-    count = text.count(job.mutant.old)
-    if count != 1 or job.mutant.old == job.mutant.new:
-        raise WrongCheckError(f"{job}\nstands there {count} times, not once, or changes nothing")
-    return text.replace(job.mutant.old, job.mutant.new)
+def run_tests(shop: Workshop, first: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run the tests until the first failure, some of them before the others."""
+    options = ("-x", "-q", "--no-header", "-p", "no:cacheprovider")
+    return shop.python("-m", "pytest", *options, *first, *TESTS, timeout=LONGEST_RUN)
 
 
-def survivors_of(jobs: list[Job], folder: Path) -> list[Job]:
-    """Try all mutants, two at a time; return those that no test has caught."""
-    shops: queue.SimpleQueue[Workshop] = queue.SimpleQueue()
-    for number in range(AT_ONCE):
-        shops.put(shop := Workshop(folder / str(number)))
-        shop.check()
-
-    def survives(job: Job) -> bool:
-        shop = shops.get()
-        try:
-            return not shop.is_caught(job)
-        finally:
-            shops.put(shop)
-
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        outcomes = pool.map(survives, jobs)
-        try:
-            return [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome]
-        except WrongCheckError:
-            pool.shutdown(cancel_futures=True)
-            raise
+def survivors_of(jobs: Sequence[Job]) -> list[Job]:
+    """Try all mutants; return those that no test has caught."""
+    outcomes = try_all(jobs, is_caught, check)
+    return [job for job, caught in zip(jobs, outcomes, strict=True) if not caught]
 
 
 def chosen(text: str) -> list[Job]:
     """Return the mutants whose file or rule holds a text, each known to fit its file."""
     jobs = [Job(target, mutant) for target in TARGETS for mutant in target.mutants]
     for job in jobs:
-        mutate((ROOT / job.target.file).read_text(), job)
+        job.change().check()
     return [job for job in jobs if text in f"{job.target.file}: {job.mutant.rule}"]
 
 
@@ -154,8 +87,7 @@ def main() -> int:
     begun = time.monotonic()
     try:
         jobs = chosen(parser.parse_args().only)
-        with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-            survivors = survivors_of(jobs, Path(folder).resolve())
+        survivors = survivors_of(jobs)
     except WrongCheckError as error:
         print(error, file=sys.stderr)
         return 2

@@ -13,7 +13,7 @@ from typing import Any
 from raft.bootstrap import bootstrap_cluster
 from raft.config import Config
 from raft.engine.state import NodeState
-from raft.errors import LogCorruptError, RaftInternalError, UnsettledSnapshotError
+from raft.errors import LogCorruptError, RaftInternalError, SnapshotError, UnsettledSnapshotError
 from raft.node import Raft
 from raft.runtime import Deadline
 from raft.snapshots.inmem import InmemSnapshotStore
@@ -31,7 +31,7 @@ from raft.testing.simulation.runtime import (
     SimulationError,
 )
 from raft.testing.simulation.transport import SimTransport
-from raft.types import Configuration, Log, RaftState, Server, ServerID
+from raft.types import Configuration, Log, RaftState, Server, ServerAddress, ServerID
 
 _CALL_PERIOD = 0.1  # seconds between looks whether the process that is asked has died
 _START_PERIOD = 0.1  # seconds between looks whether a starting process has died
@@ -45,10 +45,12 @@ class SimServer:
     `lost` says why it must be rebuilt: it does not start any more.
     """
 
-    def __init__(self, cluster: SimCluster, server_id: ServerID, config: Config) -> None:
+    def __init__(
+        self, cluster: SimCluster, server_id: ServerID, address: ServerAddress, config: Config
+    ) -> None:
         self.cluster = cluster
         self.id = server_id
-        self.address = f"{server_id}:1"
+        self.address = address
         self.config = config
         self.disk = SimDisk(cluster.scheduler, server_id, cluster.invariants)
         self.disk.on_restore = cluster.oracle.restore_stored
@@ -101,7 +103,7 @@ class SimServer:
         def make() -> None:
             try:
                 node = Raft(self.config, fsm, store, store, snapshots, transport, runtime=process)
-            except (LogCorruptError, OSError) as error:
+            except (LogCorruptError, SnapshotError, OSError) as error:
                 self._start_failed(process, error)
                 return
             if process is self.process:
@@ -193,39 +195,55 @@ class NodeFailedError(SimulationError):
 
 
 class SimCluster:
-    """Servers n1, n2, ... in one simulated world; driven from a task of that world."""
+    """Servers n1, n2, ... in one simulated world; driven from a task of that world.
 
-    def __init__(self, scheduler: Scheduler, configure: Callable[[Config], None]) -> None:
+    There may be another cluster, with another `prefix`, in the same network.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        configure: Callable[[Config], None],
+        prefix: str = "n",
+        network: SimNetwork | None = None,
+    ) -> None:
         self.scheduler = scheduler
         self.invariants = Invariants()
         self.oracle = Oracle(self.invariants.fail)
-        self.network = SimNetwork(scheduler, self.invariants)
+        self.network = network or SimNetwork(scheduler, self.invariants)
         self.servers: dict[ServerID, SimServer] = {}
         self.leader_changes = 0
         self.clock_drift = 0.0  # clocks run by up to this part too fast or too slow
-        self.on_leader: Callable[[SimServer], None] = lambda _: None  # called on no task
-        self._configure = configure
+        self.on_leader: Callable[[SimServer], None] = lambda _: None
+        self.on_snapshot: Callable[[SimServer], None] = lambda _: None
+        self.configure = configure
+        self._prefix = prefix
         self._last_leader = ""
+        if network is not None:
+            return  # of another cluster, which is the one that is looked at
         scheduler.on_step = self.check
         self.network.has_durably = lambda server_id, index, term: self.servers[
             server_id
         ].disk.has_durably(index, term)
 
-    def add(self) -> SimServer:
-        """Add a blank server that is down, under an id of its own."""
-        server_id = f"n{len(self.servers) + 1}"
+    def add(self, address: ServerAddress = "") -> SimServer:
+        """Add a blank server that is down, under an id and usually an address of its own."""
+        server_id = f"{self._prefix}{len(self.servers) + 1}"
         config = Config(local_id=server_id)
-        self._configure(config)
-        server = self.servers[server_id] = SimServer(self, server_id, config)
+        self.configure(config)
+        server = SimServer(self, server_id, address or f"{server_id}:1", config)
+        self.servers[server_id] = server
+        server.disk.on_snapshot = lambda: self.on_snapshot(server)
         return server
 
-    def bootstrap(self, servers: list[SimServer]) -> None:
+    def bootstrap(self, servers: list[SimServer], cluster_id: str | None = None) -> None:
         """Put the first configuration on blank disks, as a script does before the first start."""
         configuration = Configuration([server.server() for server in servers])
         for server in servers:
             # Scripts are not simulated: they write to a store in memory, which becomes the disk.
             store = InmemStore()
-            bootstrap_cluster(server.config, store, store, InmemSnapshotStore(), configuration)
+            snapshots = InmemSnapshotStore()
+            bootstrap_cluster(server.config, store, store, snapshots, configuration, cluster_id)
             first = store.get_log(store.first_index())
             server.disk.stored([first])
             server.disk.content.logs[first.index] = first
@@ -275,8 +293,8 @@ class SimCluster:
         counts = []
         for configuration in (members.latest, members.committed):
             voters = [self.servers[voter.id] for voter in configuration.voters()]
-            have = [v.id for v in voters if v.lost or v.disk.had_durably(index, term)]
-            if len(have) >= configuration.quorum():
+            have = [voter.id for voter in voters if voter.disk.had_durably(index, term)]
+            if len(have) * 2 > len(voters):
                 return
             counts.append(f"{have} of {[voter.id for voter in voters]}")
         self.invariants.fail(f"commit: {leader.id} at {index} of term {term}: {counts}")

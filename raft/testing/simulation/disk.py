@@ -62,13 +62,15 @@ class SimDisk:
         self._server_id = server_id
         self._invariants = invariants
         self._unsynced: list[Write] = []
+        self._former: list[Content] = []  # before each harm that was done to it
         self.content = Content()
         self.slowness = 1.0
         self.failures = 0
         self.is_full = False
         self.snapshot_count = 0  # for ids that are never used again
-        # Told of each snapshot of a user restore, before it is durable.
+        # Told of each snapshot of a user restore, before it is durable, and of any one once it is.
         self.on_restore: Callable[[SnapshotMeta, bytes], None] = lambda _meta, _data: None
+        self.on_snapshot: Callable[[], None] = lambda: None
 
     def commit(self, process: SimRuntime, write: Write) -> None:
         """Make a write durable; returns when it is. A dead process changes nothing."""
@@ -103,12 +105,18 @@ class SimDisk:
 
     def spoil(self, index: int) -> None:
         """Change some bits of an entry; its checksum tells."""
+        self._keep_former()
         log = self.content.logs[index]
         self.content.logs[index] = replace(log, data=log.data + b"\0")
 
     def wipe(self) -> None:
         """Lose everything."""
+        self._keep_former()
         self.content = Content()
+
+    def _keep_former(self) -> None:
+        content = self.content
+        self._former.append(Content(logs=dict(content.logs), snapshots=dict(content.snapshots)))
 
     # ---- reports and questions ----
 
@@ -120,14 +128,11 @@ class SimDisk:
 
     def has_durably(self, index: int, term: int) -> bool:
         """Tell whether an entry would survive a crash now, in the log or in a snapshot."""
-        log = self.content.logs.get(index)
-        if log is not None:
-            return log.term == term
-        return any(meta.index >= index for meta, _ in self.content.snapshots.values())
+        return _has(self.content, index, term)
 
     def had_durably(self, index: int, term: int) -> bool:
-        """Tell the same of an entry that may have been spoiled, and given up, since."""
-        return self.is_damaged() or self.has_durably(index, term)
+        """Tell the same of an entry that may have been spoiled or lost since."""
+        return any(_has(content, index, term) for content in (self.content, *self._former))
 
     def is_damaged(self) -> bool:
         """Tell whether the node waits for entries that it had to give up."""
@@ -274,6 +279,13 @@ class SimReplacingStore(SimStore):
         self._commit(change)
 
 
+def _has(content: Content, index: int, term: int) -> bool:
+    log = content.logs.get(index)
+    if log is not None:
+        return log.term == term
+    return any(meta.index >= index for meta, _ in content.snapshots.values())
+
+
 def _change_nothing(_: Content) -> None:
     """Append nothing."""
 
@@ -378,6 +390,7 @@ class SimSink:
         if meta.unsettled:
             self._disk.on_restore(meta, data)
         self._disk.commit(self._process, Write(change))
+        self._disk.on_snapshot()
 
     def cancel(self) -> None:
         """Throw the snapshot away."""

@@ -32,6 +32,11 @@ class Targets:
         servers = [s for s in self._cluster.servers.values() if not s.lost]
         return servers[self._cluster.scheduler.pick(len(servers))]
 
+    def some(self, count: int) -> list[SimServer]:
+        """Return so many of them, each another."""
+        servers = [s for s in self._cluster.servers.values() if not s.lost]
+        return self._cluster.scheduler.chance.sample(servers, min(count, len(servers)))
+
     def leader(self) -> SimServer:
         """Return the leader, or any server where there is none."""
         return self._cluster.leader() or self.one()
@@ -173,8 +178,10 @@ class ServerFaults:
         self._targets = Targets(cluster)
         self._world = SimRuntime(cluster.scheduler, "world")
         self._storms_until = 0.0
+        self._fragile_until = 0.0
         self.tasks: list[SimTask] = []
         cluster.on_leader = self._on_leader
+        cluster.on_snapshot = self._on_snapshot
         cluster.network.on_vote = self._on_vote
         self.deck: Deck = [
             (4, self.crash_one),
@@ -183,15 +190,19 @@ class ServerFaults:
             (2, self.pause_one),
             (1, self.stutter),
             (1, self.jump_clock),
+            (1, self.fail_restores),
             (4, self.storm),
+            (2, self.crash_at_snapshots),
         ]
 
     def repair(self) -> None:
         """Have all processes run."""
-        self._storms_until = 0.0
+        self._storms_until = self._fragile_until = 0.0
         for server in self._cluster.servers.values():
             if server.process is not None:
                 server.process.resume()
+            if server.fsm is not None:
+                server.fsm.fails_to_restore = 0
         self._cluster.revive()
 
     def crash_one(self) -> None:
@@ -243,7 +254,23 @@ class ServerFaults:
         process.wall_offset += _LARGEST_JUMP * (2.0 * self._scheduler.chance.random() - 1.0)
         return True
 
+    def fail_restores(self) -> bool:
+        """Let a state machine fail half way through the next snapshots."""
+        fsm = self._targets.one().fsm
+        if fsm is None:
+            return False
+        fsm.fails_to_restore = 1 + self._scheduler.pick(2)
+        return True
+
     # ---- crashes at a certain moment ----
+
+    def crash_at_snapshots(self) -> None:
+        """For a while, crash many a server that has just made a snapshot durable."""
+        self._fragile_until = self._scheduler.now + 2 * _STORM_SECONDS
+
+    def _on_snapshot(self, server: SimServer) -> None:
+        if self._scheduler.now < self._fragile_until and self._scheduler.pick(2):
+            self._bounce(server, 0.02, 1.0)
 
     def storm(self) -> None:
         """For a while, crash whoever wins an election, and many who vote: Figure 3.7, again and

@@ -33,7 +33,7 @@ def may_harm(cluster: SimCluster, victim: SimServer) -> bool:
     """Tell whether one more server may be harmed: a majority of the others stays whole."""
     whole = [s.id for s in cluster.servers.values() if s is not victim and is_whole(s)]
     return all(
-        sum(configuration.has_vote(server_id) for server_id in whole) >= configuration.quorum()
+        sum(voter.id in whole for voter in configuration.voters()) * 2 > len(configuration.voters())
         for configuration in configurations(cluster)
     )
 

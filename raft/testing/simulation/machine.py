@@ -47,6 +47,7 @@ class MarkedFSM(RecordingFSM):
         on_disorder: Callable[[str], None],
     ) -> None:
         super().__init__(on_apply, on_restore)
+        self.fails_to_restore = 0  # so many restores fail half way
         self._on_mark = on_mark
         self._on_disorder = on_disorder
         self.mark = NO_MARK
@@ -71,6 +72,10 @@ class MarkedFSM(RecordingFSM):
         while piece := reader.read(_READ_BYTES):
             pieces.append(piece)
         mark, logs = unpack_state(b"".join(pieces))
+        if self.fails_to_restore:
+            self.fails_to_restore -= 1
+            self._logs = logs[: len(logs) // 2]
+            raise OSError("simulated failure of a restore")
         self._on_mark(mark)
         for log in logs:
             self._on_restore(log)

@@ -32,6 +32,7 @@ _SHORTEST_DELAY = 0.0003  # seconds one way
 _USUAL_DELAY = 0.004
 _LONGEST_DELAY = 0.15
 _LONG_DELAY_CHANCE = 0.02
+_LATEST_ECHO = 3.0  # a message that arrives twice is late by a factor of up to 4 ** (1 + this)
 
 
 class Frame(NamedTuple):
@@ -101,6 +102,7 @@ class SimNetwork:
         # Asked at each acknowledgement of entries: does this server have that entry on disk?
         self.has_durably: Callable[[ServerID, int, int], bool] = lambda *_: True
         self.on_vote: Callable[[ServerID], None] = lambda _: None
+        self.strangers: dict[ServerID, None] = {}  # servers of another cluster: not looked at
         self.messages = 0
         self.lost = 0
         self.installs = 0  # snapshots acknowledged
@@ -188,7 +190,8 @@ class SimNetwork:
             and stream is None
             and self.scheduler.chance.random() < self.duplication
         ):
-            self.scheduler.call_later(self.delay() * 4, arrive)
+            lateness = 4.0 ** (1.0 + _LATEST_ECHO * self.scheduler.chance.random())
+            self.scheduler.call_later(self.delay() * lateness, arrive)
 
     def start(self, host: Host, source: Host, target: Callable[[], None]) -> None:
         """Run something on a connection's task at a host; may be called on no task."""
@@ -197,13 +200,16 @@ class SimNetwork:
 
     def pack(self, request: Request, wanted: ServerID, cluster_id: str | None) -> Frame:
         """Encode a request that is about to be sent, and report it."""
-        self.invariants.sent(request)
+        if request.header.id not in self.strangers:
+            self.invariants.sent(request)
         return Frame(*encode_message(request), cluster_id, wanted)
 
     def answered(
         self, host: ServerID, request: Request, response: Response | None, error: Exception | None
     ) -> Answer:
         """Encode an answer that is about to be sent, and report what it says."""
+        if host in self.strangers:
+            return Answer.of(response, error)
         is_vote = isinstance(request, RequestVoteRequest)
         if is_vote and isinstance(response, RequestVoteResponse) and response.granted:
             self.invariants.voted(host, response.term, request.header.id)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from raft.codec import encode_hard_state
+from raft.engine.state import HARD_STATE_KEY
 from raft.errors import NotAppliedError, OutcomeUnknownError, SnapshotError
 from raft.node import Raft
 from raft.testing.simulation.cluster import SimCluster, SimServer
@@ -22,6 +24,7 @@ from raft.types import Configuration, ServerID, SnapshotMeta
 _CALL_SECONDS = 4.0
 _CATCH_UP_SECONDS = 8.0
 _MOST_VOTERS = 6
+_STRANGE_TERM = 50  # later than what a run gets to, mostly
 _LARGEST_LEAP = 40  # indexes by which a snapshot given by a user may be ahead
 
 Action = Callable[[Raft], object]
@@ -43,6 +46,8 @@ class Operations:
         self._restores = 0
         self._reloaded: dict[ServerID, None] = {}
         self._given_up: dict[ServerID, None] = {}  # rebuilt under another id
+        self._stranger: SimServer | None = None
+        self._mistaken: dict[ServerID, None] = {}  # members that the stranger was told of
         self.rebuilt = 0
         self.tasks: list[SimTask] = []
         self.deck: Deck = [
@@ -51,6 +56,7 @@ class Operations:
             (3, self.transfer_leadership),
             (3, self.restore),
             (1, self.reload_settings),
+            (1, self.mistake),
         ]
 
     def repair(self) -> None:
@@ -95,17 +101,19 @@ class Operations:
     # ---- membership ----
 
     def change_membership(self) -> bool:
-        """Have the leader make one membership change."""
+        """Have the leader make a membership change, or several that are asked for at once."""
         leader = self._cluster.leader()
         if leader is None or leader.node is None or not are_all_whole(self._cluster):
             return False
         configuration = leader.node.get_configuration().result()
-        kind, catch_up = self._scheduler.pick(3), bool(self._scheduler.pick(2))
-        change = draw_change(configuration, self._targets.one(), kind, catch_up)
-        if change is None:
-            return False
-        self._spawn(lambda: self._ask(leader, change, _CATCH_UP_SECONDS))
-        return True
+        changes = [
+            draw_change(configuration, target, self._scheduler.pick(3), self._scheduler.pick(2) > 0)
+            for target in self._targets.some(1 if self._scheduler.pick(3) else 2)
+        ]
+        for change in changes:
+            if change is not None:
+                self._spawn(partial(self._ask, leader, change, _CATCH_UP_SECONDS))
+        return any(changes)
 
     def rebuild(self, server: SimServer) -> bool:
         """Remove a lost server, and add it anew, empty, or another one in its place.
@@ -122,11 +130,14 @@ class Operations:
             return False
         self.rebuilt += 1
         fresh = server
-        if self._scheduler.pick(2):
+        is_mistaken = server.id in self._mistaken  # a blank server would rightly join strangers
+        if not is_mistaken and self._scheduler.pick(2):
             server.blank()
         else:
             self._given_up[server.id] = None
-            fresh = self._cluster.add()
+            # Often at the same address: what is meant for the old one must not be answered.
+            same = not is_mistaken and self._scheduler.pick(2)
+            fresh = self._cluster.add(server.address if same else "")
         fresh.start()
         self._ask(leader, add_caught_up(fresh), _CATCH_UP_SECONDS)
         return True
@@ -195,6 +206,31 @@ class Operations:
 
         self._reloaded[server.id] = None
         self._spawn(lambda: self._ask(server, reload))
+
+    def mistake(self) -> bool:
+        """Have the leader of another cluster take one of our servers for a member of its own."""
+        victim = self._targets.one()
+        if not victim.disk.content.logs or self._stranger is not None:
+            return False
+        self._stranger = stranger = start_stranger(self._cluster)
+        self._mistaken[victim.id] = None
+        self._spawn(partial(self._let_in, stranger, victim))
+        return True
+
+    def _let_in(self, stranger: SimServer, victim: SimServer) -> None:
+        self._scheduler.sleep(1.0)  # until it leads
+        self._ask(stranger, lambda node: node.add_nonvoter(victim.id, victim.address).result(4))
+
+
+def start_stranger(cluster: SimCluster) -> SimServer:
+    """Start a cluster of one server, in the same network and in a much later term."""
+    other = SimCluster(cluster.scheduler, cluster.configure, "stranger", cluster.network)
+    stranger = other.add()
+    cluster.network.strangers[stranger.id] = None
+    other.bootstrap([stranger], "another cluster")
+    stranger.disk.content.values[HARD_STATE_KEY] = encode_hard_state(_STRANGE_TERM, "", "")
+    stranger.start()
+    return stranger
 
 
 def settings_back(server: SimServer) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raft.config import Config
-from raft.errors import NotAppliedError, OutcomeUnknownError, RaftError
+from raft.errors import NotAppliedError, OutcomeUnknownError, RaftError, RaftInternalError
 from raft.node import Raft
 from raft.testing.invariants import InvariantViolation
 from raft.testing.simulation.cluster import NodeFailedError, SimCluster, SimServer
@@ -64,7 +64,8 @@ class SeedFailedError(SimulationError):
     """A seed found something; the message says what, and how to see it again.
 
     `found_by` is "invariant", "oracle" (a client was told something wrong, or the end state is),
-    "liveness" (it did not recover in time, or hangs) or "crash" (somebody raised).
+    "liveness" (it did not recover in time, or hangs), "halt" (a node saw that something it rests
+    on does not hold) or "crash" (somebody raised something else).
     """
 
     def __init__(self, message: str, found_by: str) -> None:
@@ -82,9 +83,9 @@ def found_by(error: BaseException) -> str:
         return "oracle" if str(error).startswith("oracle: ") else "invariant"
     if isinstance(error, WrongEndError):
         return "oracle"
-    if isinstance(error, SimulationError) and not isinstance(error, NodeFailedError):
-        return "liveness"
-    return "crash"
+    if isinstance(error, NodeFailedError):
+        return "halt" if isinstance(error.__cause__, RaftInternalError) else "crash"
+    return "liveness" if isinstance(error, SimulationError) else "crash"
 
 
 def replay_command(seed: int, nodes: int, seconds: float) -> str:
@@ -185,7 +186,8 @@ class Scenario:
 
     def _pick_server(self) -> SimServer | None:
         """Draw whom a client asks: mostly who is believed to lead; None when nobody runs."""
-        servers = [server for server in self.cluster.servers.values() if server.is_running()]
+        # One that is paused gets the request all the same, and answers later.
+        servers = [server for server in self.cluster.servers.values() if server.is_up()]
         server = self._hint
         if servers and (server not in servers or self._scheduler.pick(8) == 0):
             server = servers[self._scheduler.pick(len(servers))]
@@ -269,6 +271,7 @@ class Scenario:
             and server.is_up()
             and server.node.last_index() == last
             and server.node.applied_index() == last
+            and server.disk.has_durably(last, leader.node.current_term())
             for server in members
         )
 

@@ -1,0 +1,83 @@
+"""Bugs of terms, votes and the vote record."""
+
+from __future__ import annotations
+
+from tests.simulation.bugs.model import bug
+
+VOTE = "raft/engine/request_vote.py"
+CORE = "raft/engine/core.py"
+CANDIDATE = "raft/roles/candidate.py"
+
+BUGS = (
+    bug(
+        "vote record in memory only",
+        "PySyncObj #201: term and vote are forgotten in a crash (S10)",
+        CORE,
+        'self.write("vote record", lambda: hard_state.save(self.stable))',
+        'self.write("vote record", lambda: None)',
+    ),
+    bug(
+        "term without its vote",
+        "hashicorp/raft #661: vote and term are two writes, one is lost (H7)",
+        CORE,
+        "lambda: hard_state.save(self.stable)",
+        "lambda: HardState(hard_state.term).save(self.stable)",
+    ),
+    bug(
+        "vote given before it is durable",
+        "the answer leaves before the disk has the vote (H7, S6)",
+        VOTE,
+        "    if core.hard_state.voted_for != request.header.id:\n",
+        "    rpc.respond(RequestVoteResponse(core.header, core.state.term, granted=True))\n"
+        "    if core.hard_state.voted_for != request.header.id:\n",
+    ),
+    bug(
+        "stepping down erases the vote",
+        "CCF PR #8094, redpanda PR #19: a candidate that follows votes again in the term (H16)",
+        CORE,
+        "        if term > self.hard_state.term:\n            self.save",
+        "        if term >= self.hard_state.term:\n            self.save",
+    ),
+    bug(
+        "own candidacy is no vote",
+        "a candidate votes for another in its own term",
+        CANDIDATE,
+        "core.save_hard_state(HardState(term, core.local_id, core.header.address))",
+        "core.save_hard_state(HardState(term))",
+    ),
+    bug(
+        "second vote of a term",
+        "two votes in one term (§5.2)",
+        VOTE,
+        "            or _refusal_of_vote(core, request.header)\n",
+        "",
+    ),
+    bug(
+        "vote for a log that is behind",
+        "no election restriction (§5.4.1)",
+        VOTE,
+        "    if not is_up_to_date(own, EntryID(last_log_term, last_log_index)):",
+        "    if False:",
+    ),
+    bug(
+        "longer logs win",
+        "logs are compared by length, not by the term of their last entry (§5.4.1)",
+        VOTE,
+        "    return candidate >= own",
+        "    return candidate.index >= own.index",
+    ),
+    bug(
+        "late votes count",
+        "answers of a lost round count in the next one",
+        CANDIDATE,
+        "        if vote.round != self.round:\n            return\n",
+        "",
+    ),
+    bug(
+        "elected by less than a majority",
+        "openraft #1802 and others: a quorum one too small",
+        CANDIDATE,
+        "self.tally = Tally(core.membership.latest.quorum())",
+        "self.tally = Tally(max(1, core.membership.latest.quorum() - 1))",
+    ),
+)
