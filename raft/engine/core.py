@@ -120,7 +120,7 @@ class Core:
 
     def adopt_term(self, term: int) -> None:
         """Make a newer term durable; the vote is cleared by the same write."""
-        check_term(term)
+        check_term(self.hard_state.term, term)
         if term > self.hard_state.term:
             self.save_hard_state(HardState(term))
 

@@ -1,7 +1,8 @@
 """What no honest server sends: refused before anything is decided by it.
 
 Terms and indexes travel as unsigned 64-bit numbers, but a term near the end of that range would
-leave no later one to elect a leader in, and stores count in signed ones.
+leave no later one to elect a leader in, and stores count in signed ones. So a term may be ahead of
+ours by as much as no absence can explain, and no more: the end of the range is out of reach.
 """
 
 from __future__ import annotations
@@ -15,21 +16,23 @@ from raft.messages import (
 )
 from raft.types import NO_INDEX, NO_TERM
 
-LARGEST = 2**62
-"""The largest term or index that is believed; no cluster gets there in the life of a star."""
+FURTHEST_AHEAD = 2**32
+"""Terms that a server may have missed: 136 years of elections, one a second."""
+LARGEST_INDEX = 2**62
+"""The largest index that is believed: at a million entries a second, 146,000 years."""
 
 
-def check_term(term: int) -> None:
-    """Raise `RemoteError` for a term that no cluster can have reached."""
-    if term > LARGEST:
-        raise RemoteError(f"term {term} cannot be: no cluster has held so many elections")
+def check_term(own_term: int, term: int) -> None:
+    """Raise `RemoteError` for a term that the cluster cannot have reached meanwhile."""
+    if term > own_term + FURTHEST_AHEAD:
+        raise RemoteError(f"term {term} cannot be: this server is in term {own_term}")
 
 
-def check_request(request: Request) -> None:
+def check_request(own_term: int, request: Request) -> None:
     """Raise `RemoteError` for a request that contradicts itself, or has impossible numbers."""
     if isinstance(request, TimeoutNowRequest):
         return
-    check_term(request.term)
+    check_term(own_term, request.term)
     if isinstance(request, AppendEntriesRequest):
         _check_entries(request)
     elif isinstance(request, InstallSnapshotRequest):
@@ -50,5 +53,5 @@ def _check_entries(request: AppendEntriesRequest) -> None:
 
 def _check_snapshot(request: InstallSnapshotRequest) -> None:
     index, term = request.last_log_index, request.last_log_term
-    if not NO_INDEX < index <= LARGEST or term > request.term:
+    if not NO_INDEX < index <= LARGEST_INDEX or term > request.term:
         raise RemoteError(f"a snapshot up to {index} of term {term} came in term {request.term}")

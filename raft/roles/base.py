@@ -163,7 +163,7 @@ class Role:
                 ),
             )
             return
-        check_request(request)
+        check_request(self.core.state.term, request)
         if isinstance(request, AppendEntriesRequest):
             with measure(self.core.metrics, "raft.rpc.appendEntries"):
                 receive_append_entries(self.core, rpc, request)

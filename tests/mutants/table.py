@@ -414,7 +414,6 @@ APPEND = Target(
             "if index <= core.settled_index():",
             "if index < core.settled_index():",
         ),
-        Mutant("entries come in order", "if log.index != expected:", "if False:"),
         Mutant("what a snapshot covers is passed over", "if log.index < boundary:", "if False:"),
         Mutant(
             "a conflict at the snapshot's last entry is seen",
@@ -1016,10 +1015,34 @@ MUST_DROP = Target(
     ),
 )
 
+PLAUSIBLE = Target(
+    "raft/engine/plausible.py",
+    ("tests/engine/test_plausible.py",),
+    (
+        Mutant("entries come in order", "if log.index != expected:", "if False:"),
+        Mutant("no entry is of a later term", "if log.term > request.term:", "if False:"),
+        Mutant(
+            "an entry of the request's own term is believed",
+            "if log.term > request.term:",
+            "if log.term >= request.term:",
+        ),
+        Mutant(
+            "nothing before the first entry has a term",
+            "if request.prev_log_index == NO_INDEX and request.prev_log_term != NO_TERM:",
+            "if False:",
+        ),
+        Mutant("no term is far ahead", "if term > own_term + FURTHEST_AHEAD:", "if False:"),
+        Mutant("a snapshot has an index", "if not NO_INDEX < index <=", "if not index <="),
+        Mutant("a snapshot's index is possible", "<= LARGEST_INDEX or", "or"),
+        Mutant("a snapshot is of no later term", " or term > request.term:", ":"),
+    ),
+)
+
 TARGETS = (
     VOTE,
     CANDIDATE,
     APPEND,
+    PLAUSIBLE,
     COMMITMENT,
     MEMBERSHIP,
     CHANGES,
