@@ -8,6 +8,7 @@ Whatever is wrong with what a peer sends ends that one connection, with one line
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import cast
 
@@ -34,6 +35,7 @@ _ACCEPT_SLICE = 1.0  # seconds; closing the layer ends a wait sooner where the s
 _ACCEPT_PAUSE = 0.005  # seconds after the first failure to accept, doubling up to
 _ACCEPT_PAUSE_MAX = 1.0
 _IDLE_SLICE = 60.0  # seconds; an idle connection is kept, this merely bounds one wait
+_LONG_IDLE = 10.0  # seconds after which a connection gives way when there are too many
 _DRAIN_LIMIT = 2.0  # seconds for a sender to notice that its snapshot was refused
 
 
@@ -82,6 +84,7 @@ class _Inbound:
         self._answer: _Answer | None = None  # of the request that is being answered
         self._closed = False
         self._retired = False
+        self._heard_at: float | None = None  # when it was last of use; None in the handshake
         self._laps = None if server.delivery.metrics is None else Laps(server.delivery.metrics)
 
     def run(self) -> None:
@@ -105,6 +108,13 @@ class _Inbound:
         if answer is not None:
             answer.give_up()
 
+    def idle_seconds(self) -> float:
+        """Return for how long it has been of no use; endless for one in its handshake."""
+        heard_at = self._heard_at
+        if heard_at is None:
+            return math.inf
+        return 0.0 if self._answer is not None else self._server.runtime.monotonic() - heard_at
+
     def retire(self) -> None:
         """End the connection, once a request that is being answered has its answer."""
         self._retired = True  # before _answer is read: `_handle` looks at it after clearing that
@@ -114,6 +124,7 @@ class _Inbound:
     def _serve(self) -> None:
         connection, server = self._connection, self._server
         connection.welcome(server.identity, server.handshake_timeout)
+        self._heard_at = server.runtime.monotonic()
         while self._await_request():
             if self._laps is not None:
                 self._laps.lap("raft.net.getRPCType")
@@ -165,6 +176,7 @@ class _Inbound:
             laps.lap("raft.net.rpcRespond")
         self._reply(answer)
         fit = stream is None or self._finish(stream)
+        self._heard_at = server.runtime.monotonic()
         self._answer = None
         return fit and not self._retired
 
@@ -207,7 +219,8 @@ class _Inbound:
 class Server:
     """Accepts connections and serves them; starts with `start`, ends with `close`.
 
-    Thread-safe. At most `max_inbound` connections are served at a time, the handshake included.
+    Thread-safe. At most `max_inbound` connections are served at a time, the handshake included; for
+    one more the oldest that is shaking hands gives way, or one long idle, or it is refused.
     """
 
     def __init__(
@@ -311,25 +324,42 @@ class Server:
 
     def _admit(self, stream: Stream) -> None:
         inbound = _Inbound(stream, self)
+        victim: _Inbound | None = None
         with self._lock:
             is_full = len(self._inbound) >= self._max_inbound
             is_news = is_full and not self._is_full
             self._is_full = is_full
+            if is_full:
+                victim = self._most_idle()
+                is_full = victim is None
+            if victim is not None:
+                del self._inbound[victim]
             if not is_full:
                 self._inbound[inbound] = None
                 self._count += 1
             number, threads = self._count, self._threads
         if is_news:
             logger.warning(
-                "inbound connection refused, too many are open peer=%s limit=%d",
+                "too many inbound connections, idle ones are closed and others refused"
+                " peer=%s limit=%d",
                 stream.peer,
                 self._max_inbound,
             )
+        if victim is not None:
+            victim.close()
         if is_full or threads is None or self._closing.is_set():
             inbound.close()
             self.forget(inbound)
             return
         self._spawn(threads, f"conn-{number}", inbound)
+
+    def _most_idle(self) -> _Inbound | None:
+        """Return the oldest connection in its handshake, else one long idle; holding the lock.
+
+        So whoever floods the listener takes places from its own kind, not from busy peers.
+        """
+        found = max(self._inbound, key=_Inbound.idle_seconds, default=None)  # of equals the oldest
+        return found if found is not None and found.idle_seconds() > _LONG_IDLE else None
 
     def _spawn(self, threads: ThreadGroup, name: str, inbound: _Inbound) -> None:
         run: Callable[[], None] = inbound.run

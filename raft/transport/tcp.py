@@ -311,7 +311,7 @@ class TCPTransport(NetworkTransport):
         timeout: seconds for each step of a call: dialing, sending, the answer.
         max_pool: idle connections kept for each server.
         server_address_provider: finds servers whose addresses move.
-        max_inbound: connections served at a time; more are refused.
+        max_inbound: connections served at a time; for one more an idle one gives way.
         handshake_timeout: seconds a connection has to say who it is.
 
     Raises:

@@ -420,6 +420,37 @@ def test_too_many_connections_are_refused_with_one_line(make, caplog):
     assert len(complaints(caplog)) == 1
 
 
+def test_strangers_give_way_to_newcomers_and_peers_stay(make):
+    """Who opens many connections and says nothing keeps nobody out."""
+    b = make("b", max_inbound=3)
+    b.deliver_to(answer_with(RESPONSE))
+    peer, late = make("a"), make("c")
+    peer.append_entries("b", b.local_addr(), REQUEST)
+    strangers = [dial(b) for _ in range(10)]
+
+    assert late.append_entries("b", b.local_addr(), REQUEST) == RESPONSE
+
+    assert [is_closed_by_peer(sock) for sock in strangers[:8]] == [True] * 8
+    strangers[9].settimeout(0)
+    with pytest.raises(BlockingIOError):
+        strangers[9].recv(1)
+    assert len(b._server._inbound) == 3
+    assert peer.append_entries("b", b.local_addr(), REQUEST) == RESPONSE
+    for sock in strangers:
+        sock.close()
+
+
+def test_a_connection_long_idle_gives_way(make, monkeypatch):
+    monkeypatch.setattr(server, "_LONG_IDLE", 0.0)
+    b = make("b", max_inbound=1)
+    b.deliver_to(answer_with(RESPONSE))
+    idle, newcomer = make("a"), make("c")
+    idle.append_entries("b", b.local_addr(), REQUEST)
+
+    assert newcomer.append_entries("b", b.local_addr(), REQUEST) == RESPONSE
+    assert idle.append_entries("b", b.local_addr(), REQUEST) == RESPONSE  # it dials anew
+
+
 def test_a_caller_that_gave_up_does_not_hold_a_thread(make, monkeypatch):
     monkeypatch.setattr(server, "WORKING_INTERVAL", 0.01)
     a, b = make("a"), make("b", max_inbound=1)
