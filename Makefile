@@ -8,6 +8,7 @@ PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 # ARGS goes to the program behind the target: `make test ARGS="tests/unit -k config"`.
 ARGS ?=
 MINUTES ?= 4
+INPUTS ?= 100000
 # How many seeds `make simulate` runs: 300 are three hours of virtual time.
 SEEDS ?= 300
 # KEEP=1 leaves the cluster of `make demo` up.
@@ -17,7 +18,7 @@ KEEP ?=
 IMAGES ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test coverage simulate bugs mutants torture crash-images lint format demo bench bench-stores clean
+.PHONY: help venv test coverage simulate bugs mutants torture fuzz crash-images lint format demo bench bench-stores clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +47,9 @@ torture: $(VENV)/.installed-dev  ## real processes under faults for MINUTES; wha
 
 crash-images: $(VENV)/.installed-dev  ## lose power at every point of what the stores write (needs strace)
 	$(RUN) -m tests.crash.run --images $(IMAGES) $(ARGS)
+
+fuzz: $(VENV)/.installed-dev  ## hostile input for every listener, INPUTS of it for each protocol
+	$(RUN) -m tests.fuzz.run --inputs $(INPUTS) $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## check format, lint and types
 	$(RUN) -m ruff format --check .
