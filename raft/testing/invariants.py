@@ -88,6 +88,15 @@ class Invariants:
             if chosen != candidate:
                 self.fail(f"vote: {voter} voted for {chosen} and {candidate} in term {term}")
 
+    def elected(self, node: ServerID, term: int, voters: Sequence[ServerID]) -> bool:
+        """Tell whether a majority of these voters was seen to vote for a server, itself included.
+
+        Votes that never left their voter, and votes that never arrived, are not known apart.
+        """
+        with self._lock:
+            votes = [v for v in voters if v == node or self._votes.get((v, term)) == node]
+            return len(votes) * 2 > len(voters)
+
     def stored(self, node: ServerID, prev_term: int | None, logs: Sequence[Log]) -> None:
         """Report consecutive entries in a log or on their way, and the term before the first.
 

@@ -374,3 +374,38 @@ def test_only_a_closed_snapshot_is_there_and_the_newest_two_are_kept():
         return [meta.index for meta in metas], snapshots.open(metas[0].id)[1].read()
 
     assert on_disk(run) == ([3, 2], b"3")
+
+
+def test_a_log_with_a_hole_or_another_past_is_found_when_a_node_starts():
+    invariants = Invariants()
+    disk = SimDisk(Scheduler(1), "n1", invariants)
+
+    disk.stored(entries(1, 4))
+    disk.content.logs = {log.index: log for log in entries(1, 4)}
+    disk.check()
+    assert invariants.violations == []
+
+    disk.content.logs[2] = entries(2, 2, term=3)[0]
+    disk.check()
+    del disk.content.logs[2]
+    disk.check()
+
+    assert "follows one of term 3, elsewhere one of term 1" in invariants.violations[0]
+    assert invariants.violations[-1] == "n1 has a hole in its log"
+
+
+def test_an_acknowledgement_of_what_is_not_on_disk_is_found():
+    durable = []
+
+    def run(world):
+        world.network.has_durably = lambda *entry: entry in durable
+        world.a.append_entries("b", "b:1", appending(1, 3))
+        world.a.append_entries("b", "b:1", AppendEntriesRequest(A, 2, 5, 1))
+        durable.append(("b", 7, 2))
+        world.a.append_entries("b", "b:1", AppendEntriesRequest(A, 2, 7, 2))
+        return world.network.invariants.violations
+
+    assert in_world(run) == [
+        "b acknowledged entry 3, not on its disk",
+        "b acknowledged entry 5, not on its disk",
+    ]

@@ -129,3 +129,11 @@ def test_a_server_that_was_rebuilt_votes_as_another(invariants):
     invariants.voted("c", 2, "b")
 
     invariants.check()
+
+
+def test_a_leader_needs_the_votes_of_a_majority(invariants):
+    invariants.voted("c", 2, "a")
+
+    assert invariants.elected("a", 2, "abc")
+    assert not invariants.elected("a", 2, "abde")
+    assert not invariants.elected("b", 2, "abc")

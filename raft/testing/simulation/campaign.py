@@ -25,6 +25,7 @@ from raft.testing.simulation.runtime import SimulationError
 from raft.testing.simulation.scenario import SECONDS, Result, run_seed
 
 _HASH_SEEDS = ("1", "2")  # of the two interpreters whose traces must be equal
+_MANY = 50  # seeds in which every fault must have struck
 _BUSY = {"faults": 10.0, "leader_changes": 2.0, "acknowledged": 200.0}  # an average seed, at least
 
 
@@ -140,14 +141,21 @@ def summary(results: Sequence[Result], failed: int, seconds: float) -> str:
 
 
 def too_quiet(results: Iterable[Result]) -> list[str]:
-    """Return what happened too rarely in an average seed."""
+    """Return what happened too rarely in an average seed, and what did not happen in so many."""
     found = list(results)
     means = {name: sum(getattr(r, name) for r in found) / max(len(found), 1) for name in _BUSY}
-    return [
+    quiet = [
         f"{name} is {means[name]:.1f} on average, at least {least:g} is wanted"
         for name, least in _BUSY.items()
         if means[name] < least
     ]
+    if len(found) >= _MANY:
+        quiet += [
+            f"{name} never struck in {len(found)} seeds"
+            for name in found[0].strikes
+            if not any(result.strikes[name] for result in found)
+        ]
+    return quiet
 
 
 def verify_determinism(arguments: Sequence[str]) -> bool:

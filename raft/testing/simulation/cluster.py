@@ -12,7 +12,6 @@ from typing import Any
 
 from raft.bootstrap import bootstrap_cluster
 from raft.config import Config
-from raft.engine.state import NodeState
 from raft.errors import LogCorruptError, RaftInternalError, SnapshotError, UnsettledSnapshotError
 from raft.node import Raft
 from raft.runtime import Deadline
@@ -31,11 +30,21 @@ from raft.testing.simulation.runtime import (
     SimulationError,
 )
 from raft.testing.simulation.transport import SimTransport
-from raft.types import Configuration, Log, RaftState, Server, ServerAddress, ServerID
+from raft.types import (
+    NO_INDEX,
+    NO_TERM,
+    Configuration,
+    Log,
+    RaftState,
+    Server,
+    ServerAddress,
+    ServerID,
+)
 
 _CALL_PERIOD = 0.1  # seconds between looks whether the process that is asked has died
 _START_PERIOD = 0.1  # seconds between looks whether a starting process has died
 _LONGEST_UPTIME = 10_000.0  # seconds that a monotonic clock may be ahead of another
+_NOTHING_SEEN = (NO_TERM, NO_INDEX, RaftState.FOLLOWER)
 _LARGEST_WALL_ERROR = 3600.0  # seconds that the time of day may be wrong
 
 
@@ -63,7 +72,8 @@ class SimServer:
         self.process: SimRuntime | None = None
         self.node: Raft | None = None
         self.fsm: MarkedFSM | None = None
-        self.last_seen: tuple[int, int, RaftState] | None = None
+        self.last_seen = _NOTHING_SEEN
+        self.last_led = NO_TERM
 
     def __str__(self) -> str:
         return self.id
@@ -95,6 +105,7 @@ class SimServer:
         process = SimRuntime(scheduler, self.id, self.clock_rate, chance() * _LONGEST_UPTIME)
         process.wall_offset = (2.0 * chance() - 1.0) * _LARGEST_WALL_ERROR
         self.process = process
+        self.disk.check()
         store = self.make_store(self.disk, process)
         snapshots = SimSnapshotStore(self.disk, process)
         transport = SimTransport(self.cluster.network, process, self.address)
@@ -153,10 +164,6 @@ class SimServer:
         self.disk.wipe()
         self.cluster.invariants.rebuilt(self.id)
         self.lost = ""
-
-    def numbers(self) -> NodeState | None:
-        """Return the node's published numbers, which may be read between two switch points."""
-        return None if self.node is None else self.node._core.state
 
     def revive(self) -> None:
         """Start an incarnation if there is none, or the node has shut itself down."""
@@ -257,23 +264,25 @@ class SimCluster:
     def check(self, process: SimRuntime) -> None:
         """Look at a node's numbers after each of its steps; ends the run at a violation."""
         server = self.servers.get(process.name)
-        state = server.numbers() if server is not None and server.process is process else None
-        if server is not None and state is not None:
-            numbers = (state.term, state.commit_index, state.role)
-            if numbers != server.last_seen:
-                self._look(server, numbers)
-            elif state.role is RaftState.SHUTDOWN:
-                self._look_for_failure(server)
+        if server is not None and server.process is process and server.node is not None:
+            state = server.node._core.state  # nobody is inside between switch points
+            term, commit_index, role = server.last_seen
+            if (
+                state.commit_index != commit_index
+                or state.term != term
+                or state.role is not role
+                or role is RaftState.SHUTDOWN
+            ):
+                self._look(server, state.term, state.commit_index, state.role)
         if self.invariants.violations:
             try:
                 self.invariants.check()
             except AssertionError as error:
                 self.scheduler.stop(error)
 
-    def _look(self, server: SimServer, numbers: tuple[int, int, RaftState]) -> None:
+    def _look(self, server: SimServer, term: int, commit_index: int, role: RaftState) -> None:
         """Check what has changed of a node."""
-        term, commit_index, role = numbers
-        seen, server.last_seen = server.last_seen, numbers
+        seen, server.last_seen = server.last_seen, (term, commit_index, role)
         self.invariants.progressed(server.id, server.incarnation, term, commit_index)
         committed = server.disk.content.logs.get(commit_index)
         if committed is not None and committed.is_intact():
@@ -281,8 +290,10 @@ class SimCluster:
             self.invariants.applied(server.id, term, committed)
         if role is RaftState.LEADER:
             self._note_leader(server, term)
-            if seen is not None and seen[0] == term and seen[1] < commit_index:
+            if seen[0] == term and seen[1] < commit_index:
                 self._check_commit(server, term, commit_index)
+        elif role is RaftState.SHUTDOWN:
+            self._look_for_failure(server)
 
     def _check_commit(self, leader: SimServer, term: int, index: int) -> None:
         """Check that a majority has on disk what a leader has just found to be committed."""
@@ -313,6 +324,11 @@ class SimCluster:
 
     def _note_leader(self, server: SimServer, term: int) -> None:
         self.invariants.led(server.id, term)
+        if server.last_led != term and server.node is not None:
+            server.last_led = term
+            voters = [voter.id for voter in server.node._core.membership.latest.voters()]
+            if not self.invariants.elected(server.id, term, voters):
+                self.invariants.fail(f"election: {server.id} leads term {term} without a majority")
         name = f"{server.id}/{term}"
         if name != self._last_leader and term >= int(self._last_leader.partition("/")[2] or 0):
             self._last_leader = name

@@ -9,6 +9,7 @@ or, where the store has no transactions over several entries, tears it: a part o
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -125,6 +126,16 @@ class SimDisk:
         before = self.content.logs.get(logs[0].index - 1)
         prev_term = 0 if logs[0].index == 1 else None if before is None else before.term
         self._invariants.stored(self._server_id, prev_term, logs)
+
+    def check(self) -> None:
+        """Report the whole log, as a node finds it at its start; it must have no hole."""
+        logs = sorted(self.content.logs.values(), key=lambda log: log.index)
+        if logs and logs[-1].index - logs[0].index >= len(logs):
+            self._invariants.fail(f"{self._server_id} has a hole in its log")
+        # What was spoiled is not the library's doing.
+        for before, log in itertools.pairwise(logs):
+            if before.is_intact() and log.is_intact():
+                self._invariants.stored(self._server_id, before.term, [log])
 
     def has_durably(self, index: int, term: int) -> bool:
         """Tell whether an entry would survive a crash now, in the log or in a snapshot."""

@@ -191,7 +191,7 @@ class ServerFaults:
             (1, self.stutter),
             (1, self.jump_clock),
             (1, self.fail_restores),
-            (4, self.storm),
+            (6, self.storm),
             (2, self.crash_at_snapshots),
         ]
 

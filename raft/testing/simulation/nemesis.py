@@ -30,7 +30,8 @@ class Nemesis:
             DiskFaults(cluster, self._operations.is_quiet),
             self._operations,
         )
-        self.counts: dict[str, int] = {}  # how often each fault struck
+        # How often each fault struck.
+        self.counts = {fault.__name__: 0 for group in self._groups for _, fault in group.deck}
 
     @property
     def count(self) -> int:
@@ -59,7 +60,7 @@ class Nemesis:
         name = fault.__name__
         self._scheduler.note(f"fault {name}")
         if fault() is not False:
-            self.counts[name] = self.counts.get(name, 0) + 1
+            self.counts[name] += 1
 
     def repair(self) -> None:
         """Undo every fault: all servers that are not lost are up and reach each other."""

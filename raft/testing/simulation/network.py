@@ -214,11 +214,13 @@ class SimNetwork:
         if is_vote and isinstance(response, RequestVoteResponse) and response.granted:
             self.invariants.voted(host, response.term, request.header.id)
             self.on_vote(host)
-        if isinstance(request, AppendEntriesRequest) and request.entries:
-            last = request.entries[-1]
+        if isinstance(request, AppendEntriesRequest) and not request.is_heartbeat():
+            index, term = request.prev_log_index, request.prev_log_term
+            if request.entries:
+                index, term = request.entries[-1].index, request.entries[-1].term
             is_success = isinstance(response, AppendEntriesResponse) and response.success
-            if is_success and not self.has_durably(host, last.index, last.term):
-                self.invariants.fail(f"{host} acknowledged entry {last.index}, not on its disk")
+            if is_success and index and not self.has_durably(host, index, term):
+                self.invariants.fail(f"{host} acknowledged entry {index}, not on its disk")
         if isinstance(response, InstallSnapshotResponse) and response.success:
             self.installs += 1
         return Answer.of(response, error)

@@ -58,7 +58,10 @@ class SimLock:
 
     def release(self) -> None:
         """Give the lock to one of those who wait, or to nobody."""
-        self.hand_over()
+        if self._waiters or self._owner is None:
+            self.hand_over()
+        else:
+            self._owner = None
         self._tasks.pause()
 
     def locked(self) -> bool:

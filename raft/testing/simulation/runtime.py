@@ -245,13 +245,13 @@ class Scheduler:
 
     def pause(self) -> None:
         """Be a switch point: maybe let another task go on, maybe take some time."""
+        roll = self._random()
+        if roll > _SWITCH_CHANCE and not self._is_over:
+            return
         if self._is_over:
             raise TaskKilled
         task = self.current
         if task is None:
-            return
-        roll = self._random()
-        if roll > _SWITCH_CHANCE:
             return
         self._steps += 1
         if self._steps > _MOST_STEPS:

@@ -6,7 +6,7 @@ equal logs and service, and every client must have been told the truth.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,7 @@ class Result:
     rebuilt: int
     messages: int
     recovery: float
+    strikes: Mapping[str, int]  # how often each fault struck, 0 for those that did not
 
     def line(self) -> str:
         """Return the result as one line of a table."""
@@ -167,6 +168,7 @@ class Scenario:
             self._nemesis.rebuilt,
             cluster.network.messages,
             self._recovery,
+            self._nemesis.counts,
         )
 
     # ---- clients ----

@@ -1,0 +1,130 @@
+"""What is looked at after each step of a node, and what may be harmed."""
+
+import pytest
+
+from raft.codec import encode_configuration
+from raft.errors import RaftInternalError, UnsettledSnapshotError
+from raft.testing.contracts import entries
+from raft.testing.simulation.cluster import NodeFailedError, SimCluster
+from raft.testing.simulation.harm import is_whole, may_harm
+from raft.testing.simulation.machine import MarkedFSM
+from raft.testing.simulation.runtime import Scheduler
+from raft.types import Configuration, Log, LogType
+
+
+def new_cluster(count):
+    """Return a cluster of so many voters that are down; its scheduler is not run."""
+    cluster = SimCluster(Scheduler(1), lambda _: None)
+    servers = [cluster.add() for _ in range(count)]
+    cluster.bootstrap(servers)
+    return cluster, servers
+
+
+def in_led_cluster(count, story):
+    """Run `story(cluster, leader)` once there is a leader that has committed something."""
+    scheduler = Scheduler(1)
+    cluster = SimCluster(scheduler, lambda _: None)
+    servers = [cluster.add() for _ in range(count)]
+    cluster.bootstrap(servers)
+    found = []
+
+    def run():
+        for server in servers:
+            server.start()
+        leader = cluster.wait_for(cluster.leader, 60, "a leader")
+        leader.call(lambda node: node.apply(b"x").result(10), 10)
+        found.append(story(cluster, leader))
+
+    scheduler.run(run)
+    return found[0]
+
+
+def test_a_commit_that_only_a_minority_has_on_disk_is_found():
+    def story(cluster, leader):
+        index = leader.node.commit_index()
+        term = leader.node.current_term()
+        cluster._check_commit(leader, term, index)
+        assert cluster.invariants.violations == []
+        for server in cluster.servers.values():
+            if server is not leader:
+                del server.disk.content.logs[index]
+        cluster._check_commit(leader, term, index)
+        found, cluster.invariants.violations = cluster.invariants.violations, []
+        return leader.id, found
+
+    leader_id, (found,) = in_led_cluster(3, story)
+
+    assert found.startswith(f"commit: {leader_id} at ")
+    assert f"['{leader_id}'] of ['n1', 'n2', 'n3']" in found
+
+
+def test_a_leader_without_the_votes_of_a_majority_is_found():
+    def story(cluster, leader):
+        leader.last_led = 0
+        cluster.invariants._votes.clear()
+        cluster._note_leader(leader, leader.node.current_term())
+        found, cluster.invariants.violations = cluster.invariants.violations, []
+        return found
+
+    (found,) = in_led_cluster(3, story)
+
+    assert "without a majority" in found
+
+
+def test_a_node_that_fails_ends_the_run(monkeypatch):
+    def break_it(self, _):
+        raise RaftInternalError("broken on purpose")
+
+    monkeypatch.setattr("raft.roles.leader.Leader.on_commit", break_it)
+
+    with pytest.raises(NodeFailedError, match="broken on purpose"):
+        in_led_cluster(3, lambda cluster, leader: None)
+
+
+def test_a_node_that_must_be_rebuilt_is_lost_and_does_not_start_again():
+    def story(cluster, leader):
+        leader.node._lifecycle._crashed("main", UnsettledSnapshotError("rebuild me"))
+        cluster.wait_for(lambda: leader.lost, 60, "the loss")
+        leader.revive()
+        return leader.lost, leader.node
+
+    assert in_led_cluster(3, story) == ("rebuild me", None)
+
+
+def test_a_minority_may_be_harmed_and_no_more():
+    cluster, (one, two, three) = new_cluster(3)
+
+    assert may_harm(cluster, one)
+    one.disk.spoil(1)
+
+    assert not is_whole(one)
+    assert may_harm(cluster, one)
+    assert not may_harm(cluster, two)
+    assert not may_harm(cluster, three)
+
+
+def test_a_change_that_may_come_into_force_counts_for_what_may_be_harmed():
+    cluster, servers = new_cluster(4)
+    servers[0].lose("its disk is gone")
+    assert not may_harm(cluster, servers[1])
+
+    cluster, servers = new_cluster(5)
+    servers[0].lose("its disk is gone")
+    assert may_harm(cluster, servers[1])
+    smaller = Configuration([server.server() for server in servers[:4]])
+    servers[1].disk.content.logs[2] = Log(
+        2, 2, LogType.CONFIGURATION, encode_configuration(smaller)
+    ).sealed()
+
+    assert not may_harm(cluster, servers[2])
+
+
+def test_entries_that_go_back_are_a_violation():
+    cluster, (server,) = new_cluster(1)
+    fsm = MarkedFSM(lambda _: None, lambda _: None, lambda _: None, server._disorder)
+
+    for log in entries(2, 3):
+        fsm.apply(log)
+    fsm.apply(entries(3, 3)[0])
+
+    assert cluster.invariants.violations == ["order: n1 applied 3 after 3"]
