@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-from raft.errors import ForkedProcessError, KeyNotFoundError, LogCorruptError, LogNotFoundError
-from raft.types import NO_INDEX, Log, LogType
+from raft.errors import ForkedProcessError, KeyNotFoundError, LogNotFoundError
+from raft.types import NO_INDEX, NO_TERM, Log, LogType
 from raftsqlite.database import Database
+from raftsqlite.mark import Mark, Position
 from raftsqlite.reserve import Reserve
+from raftsqlite.schema import SEQUENCE, check_key, key_checksum, position_of
 
 _COLUMNS = "idx, term, type, data, extensions, appended_at, checksum"
 _ROW = "(?, ?, ?, ?, ?, ?, ?)"
@@ -97,7 +99,8 @@ class SQLiteStore:
     def get_range(self, first: int, last: int, max_bytes: int) -> list[Log]:
         """Return entries from `first` on, cut at `last` and `max_bytes`, always at least one.
 
-        Raises `LogNotFoundError` when `first` is absent; stops before a gap.
+        An entry that the disk has damaged is not intact. Raises `LogNotFoundError` when `first` is
+        absent; stops before a gap.
         """
         found: list[Log] = []
         size = 0
@@ -336,5 +339,5 @@ def _log_from_row(row: tuple[Any, ...]) -> Log:
     log_type = _LOG_TYPES.get(kind)
     # SQLite keeps any type in any column: a damaged file must not surprise the reader.
     if log_type is None or tuple(map(type, row)) != _ROW_TYPES:
-        raise LogCorruptError(f"the stored entry {index} is damaged: rebuild this node")
+        return Log(index, NO_TERM)  # without a checksum it is not intact
     return Log(index, term, log_type, data, extensions, appended_at, checksum)

@@ -76,6 +76,8 @@ def _load_log(core: Core, meta: SnapshotMeta | None) -> None:
 
 def _give_up(core: Core, error: LogCorruptError) -> None:
     """Let go of a spoiled entry, or raise if no other server is known to have it."""
+    if error.index == NO_INDEX:
+        raise error  # a store that does not say which one
     if error.index <= core.raft_log.boundary().index:
         core.log.warning("dropping damaged entries that a snapshot covers upto=%d", error.index)
         core.logs.delete_range(core.logs.first_index(), error.index)

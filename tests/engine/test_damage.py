@@ -112,6 +112,21 @@ def test_a_first_entry_that_is_spoiled_names_nobody_who_could_help():
         damaged(1)
 
 
+def test_a_store_that_does_not_say_which_entry_is_spoiled_stops_the_start():
+    """It is told no index, so giving up is not tried for ever."""
+
+    class Vague(ScriptedStore):
+        def get_log(self, index):
+            raise LogCorruptError("something is damaged")
+
+    runtime = ManualRuntime()
+    store = Vague(runtime)
+    store.store_logs([configuration_entry(1, 1, MEMBERS)])
+
+    with pytest.raises(LogCorruptError, match="something"):
+        ScriptedNode(runtime=runtime, store=store)
+
+
 # ---- neither votes nor leads ----
 
 

@@ -106,6 +106,11 @@ def test_an_entry_without_a_checksum_is_not_intact():
     assert not Log(1, 1).is_intact()
 
 
+@pytest.mark.parametrize("change", [{"term": -1}, {"index": -1}, {"term": 2**64}])
+def test_an_entry_with_a_number_that_none_can_have_is_not_intact(change):
+    assert not replace(Log(1, 1).sealed(), **change).is_intact()
+
+
 def test_sealing_keeps_a_checksum_that_is_there():
     spoiled = replace(entries(1, terms=(1,))[0], data=b"changed")
 
