@@ -78,7 +78,7 @@ def test_a_node_that_fails_ends_the_run(monkeypatch):
     monkeypatch.setattr("raft.roles.leader.Leader.on_commit", break_it)
 
     with pytest.raises(NodeFailedError, match="broken on purpose"):
-        in_led_cluster(3, lambda cluster, leader: None)
+        in_led_cluster(3, lambda cluster, leader: cluster.scheduler.sleep(5.0))
 
 
 def test_a_node_that_must_be_rebuilt_is_lost_and_does_not_start_again():
