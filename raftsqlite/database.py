@@ -11,14 +11,24 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from raft.errors import StoreClosedError, StoreError, StoreReadOnlyError
 from raft.runtime import ForkGuard, after_fork_in_child
 from raftsqlite.guard import LockFile, is_fault_of_the_disk, translated
-from raftsqlite.schema import make_directories, open_database, open_read_only, publish, remove
+from raftsqlite.mark import Mark
+from raftsqlite.schema import (
+    check_content,
+    make_directories,
+    open_database,
+    open_read_only,
+    position_of,
+    publish,
+    remove,
+)
+from raftsqlite.wal import check_write_ahead_log
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +49,7 @@ class Database:
         self._unsafe_no_sync = unsafe_no_sync
         self.is_read_only = read_only
         self._fork_guard = ForkGuard(f"the SQLiteStore of {self.path}")
-        self._lock = threading.Lock()  # guards the connection and all fields below
+        self._lock = threading.Lock()  # guards the connection, the mark and all fields below
         self._backups_changed = threading.Condition(self._lock)  # one ended, or all are to end
         self._is_closed = False
         self._failure: BaseException | None = None  # of the write that made the file unusable
@@ -51,9 +61,11 @@ class Database:
         elif not os.path.exists(self.path):
             raise StoreError(f"there is no store at {self.path}")
         self._lock_file = LockFile(self.path + ".lock", self.path)
+        self.mark = Mark(self.path, is_kept=not (unsafe_no_sync or read_only))
         try:
-            self._connection: sqlite3.Connection | None = self._open()
+            self._connection: sqlite3.Connection | None = self._open(check_content)
         except BaseException:
+            self.mark.close()
             self._lock_file.release()
             raise
         after_fork_in_child(self._on_fork)
@@ -156,13 +168,25 @@ class Database:
             try:
                 self._close_connection()
             finally:
+                self.mark.close()
                 self._lock_file.release()
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(
+        self, check: Callable[[sqlite3.Connection, str], None] = lambda connection, path: None
+    ) -> sqlite3.Connection:
+        """Open the file and see that nothing of it is lost; `check` looks further."""
         with translated("cannot open the store", self.path):
             if self.is_read_only:
                 return open_read_only(self.path)
-            return open_database(self.path, unsafe_no_sync=self._unsafe_no_sync)
+            check_write_ahead_log(self.path + "-wal")
+            connection = open_database(self.path, unsafe_no_sync=self._unsafe_no_sync)
+            try:
+                check(connection, self.path)
+                self.mark.check(position_of(connection))
+            except BaseException:
+                connection.close()
+                raise
+            return connection
 
     def _close_connection(self) -> None:
         """Close the connection, which checkpoints; holding the lock. Never two at once."""
@@ -184,6 +208,7 @@ class Database:
     def _on_fork(self) -> None:
         """Let go of the lock in a child; the connection, never finalized, is left alone."""
         if not self._is_closed:
+            self.mark.close()
             self._lock_file.abandon()
 
     def _usable_connection(self) -> sqlite3.Connection:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -28,13 +29,15 @@ _INSERT = [
 ]
 # Asked for apart, because SQLite would look at all rows to find both.
 _ENDS = "SELECT (SELECT min(idx) FROM log), (SELECT max(idx) FROM log)"
-_SET = (
-    "INSERT INTO stable (kind, key, value) VALUES (?, ?, ?)"
-    " ON CONFLICT (kind, key) DO UPDATE SET value = excluded.value"
+# A statement for one key and for two, which is a transaction of its own.
+_SET, _SET_TWO = (
+    f"INSERT INTO stable (kind, key, value, checksum) VALUES {rows} ON CONFLICT (kind, key)"
+    " DO UPDATE SET value = excluded.value, checksum = excluded.checksum"
+    for rows in ("(?, ?, ?, ?)", "(?, ?, ?, ?), (?, ?, ?, ?)")
 )
-_GET = "SELECT value FROM stable WHERE kind = ? AND key = ?"
-_BYTES, _UINT64, _STORE = "bytes", "uint64", "store"  # kinds of keys
-_COMMIT_INDEX = b"commit_index"
+_GET = "SELECT value, checksum FROM stable WHERE kind = ? AND key = ?"
+_BYTES, _UINT64 = "bytes", "uint64"  # kinds of keys
+_COMMIT_INDEX = ("store", b"commit_index")
 
 _LOG_TYPES = {kind.value: kind for kind in LogType}
 
@@ -137,6 +140,8 @@ class SQLiteStore:
                 _append(connection, logs, self._staged_commit_index)
                 connection.execute("COMMIT")
             self._count_appended(logs)
+            sequence, last = self._database.mark.position
+            self._database.mark.advance(Position(sequence, max(last, logs[-1].index)))
 
     def delete_range(self, first: int, last: int) -> None:
         """Delete the entries from `first` to `last`, both included, in one transaction.
@@ -149,20 +154,23 @@ class SQLiteStore:
             lowest, highest = connection.execute(_ENDS).fetchone()
             if lowest is None or last < lowest or first > highest:
                 return
-            if first <= lowest and highest <= last:
-                connection.execute("DELETE FROM log")  # without a look at each row
-            else:
+            if last < highest:
                 connection.execute("DELETE FROM log WHERE idx BETWEEN ? AND ?", (first, last))
+            else:
+                with _sequenced(connection, self._database.mark):
+                    if first <= lowest:
+                        connection.execute("DELETE FROM log")  # without a look at each row
+                    else:
+                        connection.execute("DELETE FROM log WHERE idx >= ?", (first,))
             self._may_have_spare_space = True
             self._wal_bytes += _deletion_bytes(min(last, highest) - max(first, lowest) + 1)
 
     def replace_suffix(self, first: int, logs: Sequence[Log]) -> None:
         """Delete all entries from `first` on and store `logs`, in one durable transaction."""
         with self._database.writing("cannot replace log entries") as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            deleted = connection.execute("DELETE FROM log WHERE idx >= ?", (first,)).rowcount
-            _append(connection, logs, self._staged_commit_index)
-            connection.execute("COMMIT")
+            with _sequenced(connection, self._database.mark):
+                deleted = connection.execute("DELETE FROM log WHERE idx >= ?", (first,)).rowcount
+                _append(connection, logs, self._staged_commit_index)
             self._may_have_spare_space = True
             self._wal_bytes += _deletion_bytes(deleted)
             self._count_appended(logs)
@@ -182,10 +190,11 @@ class SQLiteStore:
 
     def get_commit_index(self) -> int:
         """Return the durable commit index, 0 for none; never above the last index."""
-        index, last = self._database.read_row(
-            f"SELECT ({_GET}), (SELECT max(idx) FROM log)", (_STORE, _COMMIT_INDEX)
-        )
-        return min(int(index or NO_INDEX), int(last or NO_INDEX))
+        try:
+            index = int(self._get(*_COMMIT_INDEX))
+        except KeyNotFoundError:
+            return NO_INDEX
+        return min(index, self.last_index())
 
     # ---- StableStore ----
 
@@ -209,14 +218,20 @@ class SQLiteStore:
 
     def _set(self, kind: str, key: bytes, value: bytes | int) -> None:
         with self._database.writing(f"cannot store the key {key!r}") as connection:
-            connection.execute(_SET, (kind, key, value))
+            position = self._database.mark.position
+            position = position._replace(sequence=position.sequence + 1)
+            rows = (*_key_row(kind, key, value), *_key_row(*SEQUENCE, position.sequence))
+            connection.execute(_SET_TWO, rows)
+            self._database.mark.advance(position)
             self._wal_bytes += 2 * _FRAME
 
     def _get(self, kind: str, key: bytes) -> Any:
         row = self._database.read_row(_GET, (kind, key))
         if row is None:
             raise KeyNotFoundError(f"no value for the key {key!r}")
-        return row[0]
+        value, checksum = row
+        check_key(kind, key, value, checksum, self._database.path)
+        return value
 
     # ---- upkeep ----
 
@@ -302,13 +317,28 @@ class SQLiteStore:
             pass  # a child that leaves the block it was forked in has nothing to close
 
 
+@contextmanager
+def _sequenced(connection: sqlite3.Connection, mark: Mark) -> Iterator[None]:
+    """Make one transaction of what changes the end of the log, with a new sequence number."""
+    connection.execute("BEGIN IMMEDIATE")
+    yield
+    connection.execute(_SET, _key_row(*SEQUENCE, mark.position.sequence + 1))
+    position = position_of(connection)
+    connection.execute("COMMIT")
+    mark.advance(position)
+
+
+def _key_row(kind: str, key: bytes, value: bytes | int) -> tuple[str, bytes, bytes | int, int]:
+    return kind, key, value, key_checksum(kind, key, value)
+
+
 def _append(connection: sqlite3.Connection, logs: Sequence[Log], commit_index: int) -> None:
     """Insert entries, and the commit index with them, no higher than the last of them."""
     for start in range(0, len(logs), _BATCH):
         _insert(connection, logs[start : start + _BATCH])
     if commit_index and logs:
         index = min(commit_index, max(log.index for log in logs))
-        connection.execute(_SET, (_STORE, _COMMIT_INDEX, index))
+        connection.execute(_SET, _key_row(*_COMMIT_INDEX, index))
 
 
 def _insert(connection: sqlite3.Connection, logs: Sequence[Log]) -> None:

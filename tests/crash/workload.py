@@ -170,18 +170,18 @@ class LogScenario:
                 self.prepare(Path(folder) / "old")
                 with self.open(Path(folder) / "old") as old:
                     _copy_store(old, model)
-        found = [_state_of(model)]
+        found = [state_of(model)]
         for phase in self.phases:
             for step in phase:
                 if not step.is_upkeep:
                     step.act(model)
-                found.append(_state_of(model))
+                found.append(state_of(model))
         return found
 
     def recover(self, folder: Path) -> State:
         """Open what a crash has left, return its state, and see that it can be written to."""
         with self.open(folder) as store:
-            state = _state_of(store)
+            state = state_of(store)
             last = store.last_index()
             more = entries(last + 1, last + 2, term=99)
             store.store_logs(more)
@@ -190,12 +190,12 @@ class LogScenario:
                 raise WrongStateError("what was written after the crash is not there")
         if os.path.exists(folder / COPY):
             with SQLiteStore(folder / COPY, low_water_bytes=0) as copy:
-                if _state_of(copy) != state:
+                if state_of(copy) != state:
                     raise WrongStateError("the backup holds something else")
         return state
 
 
-def _state_of(store: Any) -> State:
+def state_of(store: Any) -> State:
     """Return all that a store says, the log as a digest; raise if an entry is not as written."""
     first, last = store.first_index(), store.last_index()
     logs = store.get_range(first, last, 1 << 30) if last else []

@@ -1,7 +1,8 @@
-"""Files written by version 1 are read for ever; those of a version not known yet are refused.
+"""Files written by older versions are read for ever; those of a version not known yet are refused.
 
 `tests/vectors/store-v1` was made once, by version 1 of store and snapshots, and never changes: the
 directory of a server whose log begins behind a compaction, and that was shut down in good order.
+`store-v2` is the same as version 2 left it, whose keys have checksums.
 """
 
 import json
@@ -30,7 +31,7 @@ from raft.transport import InmemTransport
 from raft.types import Log, LogType, SnapshotMeta
 from raftsqlite import SQLiteStore, schema
 
-GOLDEN = Path(__file__).parent.parent / "vectors" / "store-v1"
+VECTORS = Path(__file__).parent.parent / "vectors"
 
 FIRST = Configuration([Server("n1", "n1:1")])
 LATEST = Configuration([*FIRST.servers, Server("n2", "n2:1", ServerSuffrage.NONVOTER)])
@@ -52,10 +53,10 @@ SNAPSHOTS = [
 COMMANDS = [b"set a 1", b"set b 2", bytes(range(256)), b""]
 
 
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(params=["store-v1", "store-v2"])
+def folder(tmp_path, request):
     """A copy, for whoever opens it writes to it."""
-    return Path(shutil.copytree(GOLDEN, tmp_path / "n1"))
+    return Path(shutil.copytree(VECTORS / request.param, tmp_path / "n1"))
 
 
 def contents(folder):
@@ -66,7 +67,7 @@ def contents(folder):
     }
 
 
-def test_every_value_of_a_store_of_version_1_is_read(folder):
+def test_every_value_of_an_older_store_is_read(folder):
     with SQLiteStore(folder / "raft.db") as store:
         assert (store.first_index(), store.last_index(), store.get_commit_index()) == (3, 9, 8)
         assert store.get_range(3, 9, 1 << 20) == LOG
@@ -77,7 +78,7 @@ def test_every_value_of_a_store_of_version_1_is_read(folder):
         assert store.get(b"empty") == b""
 
 
-def test_every_snapshot_of_version_1_is_read(folder):
+def test_every_snapshot_of_an_older_version_is_read(folder):
     snapshots = FileSnapshotStore(folder)
 
     assert list(snapshots.list()) == SNAPSHOTS
@@ -89,7 +90,7 @@ def test_every_snapshot_of_version_1_is_read(folder):
         assert (opened, fsm.commands()) == (meta, COMMANDS[:count])
 
 
-def test_a_node_goes_on_over_a_store_of_version_1(folder):
+def test_a_node_goes_on_over_an_older_store(folder):
     config = fast_config("n1")
     config.restore_committed_logs = True
     fsm = RecordingFSM()
@@ -108,7 +109,7 @@ def test_a_node_goes_on_over_a_store_of_version_1(folder):
         assert store.get_range(3, 9, 1 << 20) == LOG
 
 
-def test_a_store_of_version_1_is_recovered(folder):
+def test_an_older_store_is_recovered(folder):
     config = fast_config("n1")
     snapshots = FileSnapshotStore(folder, retain=1)
     survivors = Configuration([*FIRST.servers, Server("n3", "n3:1")])
@@ -151,7 +152,7 @@ def newer_snapshot(folder):
 def test_a_newer_database_is_refused_and_stays_as_it_is(newer_database):
     before = contents(newer_database)
 
-    with pytest.raises(StoreVersionError, match="version 2, this library knows up to 1: upgrade"):
+    with pytest.raises(StoreVersionError, match="version 3, this library knows up to 2: upgrade"):
         SQLiteStore(newer_database / "raft.db")
 
     assert contents(newer_database) == before
@@ -173,7 +174,9 @@ def crashed_after(folder, statement):
 
 def test_a_newer_database_stays_as_it_is_although_it_was_not_closed(newer_database):
     """Opened and closed by SQLite, its write-ahead log would be gone."""
-    crashed = crashed_after(newer_database, "INSERT INTO stable VALUES ('bytes', x'00', x'01')")
+    crashed = crashed_after(
+        newer_database, "INSERT INTO stable (kind, key, value) VALUES ('bytes', x'00', x'01')"
+    )
     before = contents(crashed)
     assert len(before) == 2
 
@@ -192,6 +195,7 @@ def test_a_version_that_only_the_write_ahead_log_has_is_seen(folder):
 
 def test_a_newer_snapshot_is_refused_and_stays_as_it_is(newer_snapshot):
     """Passed over, it would make the node forget what it had acknowledged."""
+    SQLiteStore(newer_snapshot / "raft.db", low_water_bytes=0).close()  # brings it up to date
     before = contents(newer_snapshot)
     snapshots = FileSnapshotStore(newer_snapshot)
     config, fsm = fast_config("n1"), RecordingFSM()

@@ -77,7 +77,12 @@ def test_nothing_can_be_written(filled):
         assert stored(store) == [(index, 1) for index in range(1, 101)]
 
     assert contents(filled) == before
-    assert sorted(os.listdir(filled.parent)) == ["raft.db", "raft.db.lock", "raft.db.reserve"]
+    assert sorted(os.listdir(filled.parent)) == [
+        "raft.db",
+        "raft.db.lock",
+        "raft.db.mark",
+        "raft.db.reserve",
+    ]
 
 
 def test_what_a_crash_left_in_the_write_ahead_log_is_read_and_left_there(crashed):
@@ -119,7 +124,7 @@ def test_any_name_can_be_opened(filled, name):
 
 def test_another_version_is_refused(filled, monkeypatch):
     connection = sqlite3.connect(filled)
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute(f"PRAGMA user_version = {len(schema.MIGRATIONS) + 1}")
     connection.close()
     with pytest.raises(StoreVersionError, match="upgrade"):
         SQLiteStore(filled, read_only=True)

@@ -1,5 +1,6 @@
 import sqlite3
 import sys
+from zlib import crc32
 
 import pytest
 import sqlite_utils
@@ -111,8 +112,14 @@ def test_rows_are_plain_columns_for_any_sqlite_tool(path):
         }
     ]
     assert list(database["stable"].rows) == [
-        {"kind": "bytes", "key": b"key", "value": b"value"},
-        {"kind": "uint64", "key": b"number", "value": 99},
+        {
+            "kind": "bytes",
+            "key": b"key",
+            "value": b"value",
+            "checksum": crc32(b"bytes 3 key value"),
+        },
+        {"kind": "store", "key": b"sequence", "value": 2, "checksum": crc32(b"store 8 sequence 2")},
+        {"kind": "uint64", "key": b"number", "value": 99, "checksum": crc32(b"uint64 6 number 99")},
     ]
     database.close()
 
@@ -253,7 +260,8 @@ def test_an_older_version_is_brought_up_to_date(path, monkeypatch):
 
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, add_column))
     with SQLiteStore(path) as store:
-        assert store._database.read_row("PRAGMA user_version") == (2,)
+        version = store._database.read_row("PRAGMA user_version")
+        assert version == (len(schema.MIGRATIONS),)
         assert store._database.read_row("SELECT colour FROM log") == (None,)
         assert stored(store) == [(1, 1), (2, 1), (3, 1)]
 
@@ -306,7 +314,7 @@ def test_what_a_crash_during_creation_left_does_not_matter(path):
         store.store_logs(entries(1, 1))
 
     names = sorted(file.name for file in path.parent.iterdir())
-    assert names == ["raft.db", "raft.db.lock", "raft.db.reserve"]
+    assert names == ["raft.db", "raft.db.lock", "raft.db.mark", "raft.db.reserve"]
 
 
 def test_the_file_appears_only_when_it_is_complete(path, monkeypatch):

@@ -1,0 +1,97 @@
+"""The mark: how far a store has come, kept apart from it, so that it cannot fall back unnoticed.
+
+A damaged write-ahead log ends early for SQLite, a damaged page may hide its last rows, and an older
+copy of the file looks as good as the newest. So after each commit the store notes in a file beside
+it how far it has come; opened again, it must have come at least as far.
+
+The file is never synced, so it costs no time, and the loss of power may leave an older mark, or
+none: a weaker guard. It can never be ahead, because it is written when the commit is durable.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+import zlib
+from typing import NamedTuple
+
+from raft.errors import StoreError
+from raft.types import NO_INDEX
+
+_log = logging.getLogger(__name__)
+
+_RECORD = struct.Struct(">QQI")  # sequence, last index, CRC32 of both
+
+
+class Position(NamedTuple):
+    """How far a store has come; ordered.
+
+    `sequence` counts the changes that are no appends. Within one sequence the log only grows.
+    """
+
+    sequence: int = 0
+    last_index: int = NO_INDEX
+
+
+class Mark:
+    """The mark of one store, in `<store_path>.mark`; used under the store's lock.
+
+    It is not kept for a store whose commits are not durable: it would be ahead of them.
+    """
+
+    def __init__(self, store_path: str, *, is_kept: bool) -> None:
+        self.position = Position()  # of the store
+        self._store_path = store_path
+        self._path = store_path + ".mark"
+        self._is_kept = is_kept
+        self._descriptor: int | None = None  # from the first check on
+
+    def check(self, position: Position) -> None:
+        """Take the position of a store just opened, or raise `StoreError` if it fell back."""
+        if self._is_kept and self._descriptor is None:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            self._descriptor = os.open(self._path, flags, 0o644)
+        marked = self._read()
+        if position < marked:
+            raise StoreError(
+                f"{self._store_path} has lost acknowledged entries or votes: it ends at entry"
+                f" {position.last_index} after {position.sequence} other changes, and had come to"
+                f" entry {marked.last_index} after {marked.sequence}. Remove it with all files"
+                " beside it and rebuild this node from its peers. If an older copy was put here"
+                f" on purpose, remove {self._path} alone"
+            )
+        self.advance(position)
+
+    def advance(self, position: Position) -> None:
+        """Note how far the store has come, all of it durable."""
+        self.position = position
+        if self._descriptor is None:
+            return
+        record = _RECORD.pack(*position, _crc(position))
+        try:
+            os.pwrite(self._descriptor, record, 0)
+        except OSError as exc:  # the commit stands all the same, and an older mark is true, too
+            _log.warning("cannot keep the mark path=%s cause=%s", self._path, exc)
+            self.close()
+
+    def close(self) -> None:
+        """Close the file; also in a forked child, which has a descriptor of its own."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _read(self) -> Position:
+        """Return what the file says; nothing, if it does not say it for certain."""
+        if self._descriptor is None:
+            return Position()
+        record = os.pread(self._descriptor, _RECORD.size, 0)
+        if len(record) < _RECORD.size:
+            return Position()
+        sequence, last_index, crc = _RECORD.unpack(record)
+        position = Position(sequence, last_index)
+        return position if crc == _crc(position) else Position()
+
+
+def _crc(position: Position) -> int:
+    return zlib.crc32(b"%d %d" % position)
