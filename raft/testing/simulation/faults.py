@@ -198,6 +198,7 @@ class ServerFaults:
     def repair(self) -> None:
         """Have all processes run."""
         self._storms_until = self._fragile_until = 0.0
+        self._scheduler.spread = 1.0
         for server in self._cluster.servers.values():
             if server.process is not None:
                 server.process.resume()
@@ -274,16 +275,18 @@ class ServerFaults:
 
     def storm(self) -> None:
         """For a while, crash whoever wins an election, and many who vote: Figure 3.7, again and
-        again, and votes that are asked for twice.
+        again, and votes that are asked for twice. Often all who campaign do so at once.
         """
         scheduler, network = self._scheduler, self._cluster.network
         network.slowness = 1.0 + 15.0 * scheduler.chance.random()
         network.duplication = 0.5
+        scheduler.spread = scheduler.chance.choice((1.0, 0.2, 0.05))
         self._targets.leader().crash()
         self._storms_until = scheduler.now + _STORM_SECONDS
         for _ in range(2):
             scheduler.sleep(_STORM_SECONDS / 2)
             self._targets.one().revive()
+        scheduler.spread = 1.0
 
     def _on_leader(self, server: SimServer) -> None:
         if self._scheduler.now < self._storms_until:

@@ -159,6 +159,7 @@ class Scheduler:
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
         self.now = _START
+        self.spread = 1.0  # of the numbers that processes draw: near 0 all timeouts tie
         self.current: SimTask | None = None
         # Called after each step of a task, with its process: nobody is inside any code then.
         self.on_step: Callable[[SimRuntime], None] = lambda _: None
@@ -410,7 +411,6 @@ class SimRuntime:
         self._uptime = uptime
         self.state = ProcessState.RUNNING
         self.held: list[SimTask] = []  # could run, but for the pause
-        self.random = scheduler.chance.random
         self.random_bytes = scheduler.chance.randbytes
 
     # ---- the contract ----
@@ -452,6 +452,10 @@ class SimRuntime:
     def wall_time_ns(self) -> int:
         """Return nanoseconds since the epoch, as this process believes."""
         return _WALL_START_NS + round((self.scheduler.now - _START + self.wall_offset) * 1e9)
+
+    def random(self) -> float:
+        """Return a number in [0, 1), or below `Scheduler.spread`."""
+        return self.scheduler.chance.random() * self.scheduler.spread
 
     # ---- what may happen to a process ----
 

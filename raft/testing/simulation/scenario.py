@@ -315,7 +315,7 @@ def _draw_configuration(scheduler: Scheduler) -> Callable[[Config], None]:
     entries = chance.choice((1, 2, 8, 64))
     recent = chance.choice((500, 4_000, 1 << 20))
     window = chance.choice((1, 2, 4))
-    no_pre_vote = chance.random() < 0.25
+    no_pre_vote = chance.random() < 0.4
     shutdown_on_remove = chance.random() < 0.5
     restore_committed = chance.random() < 0.5
 
