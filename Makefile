@@ -9,6 +9,7 @@ PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 ARGS ?=
 MINUTES ?= 4
 INPUTS ?= 100000
+COUNT ?= 1000
 # How many seeds `make simulate` runs: 300 are three hours of virtual time.
 SEEDS ?= 300
 # KEEP=1 leaves the cluster of `make demo` up.
@@ -18,7 +19,7 @@ KEEP ?=
 IMAGES ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test coverage simulate bugs mutants torture fuzz crash-images lint format demo bench bench-stores clean
+.PHONY: help venv test coverage simulate bugs mutants torture fuzz stalls races crash-images lint format demo bench bench-stores clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +51,12 @@ crash-images: $(VENV)/.installed-dev  ## lose power at every point of what the s
 
 fuzz: $(VENV)/.installed-dev  ## hostile input for every listener, INPUTS of it for each protocol
 	$(RUN) -m tests.fuzz.run --inputs $(INPUTS) $(ARGS)
+
+stalls: $(VENV)/.installed-dev  ## stand interpreters still for MINUTES: no election may come of it
+	$(RUN) -m tests.traps.stalls --minutes $(MINUTES)
+
+races: $(VENV)/.installed-dev  ## COUNT times starts, transfers and shutdowns against every call
+	$(RUN) -m tests.traps.races --count $(COUNT) $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## check format, lint and types
 	$(RUN) -m ruff format --check .

@@ -8,6 +8,7 @@ when there was certainly no effect, or {"unknown": why}.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import logging
@@ -39,6 +40,7 @@ ENQUEUE_SECONDS = 0.5
 ANSWER_SECONDS = 3.0
 CHANGE_SECONDS = 10.0
 WATCH_SECONDS = 0.2
+LIBC = ctypes.PyDLL(None)  # keeps the interpreter's lock during a call, unlike CDLL
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,10 @@ class Member:
 
     def _do_transfer(self) -> None:
         self._node.leadership_transfer().result(CHANGE_SECONDS)
+
+    def _do_hold(self, seconds: float) -> None:
+        """Hold the interpreter's lock for less than a second: no other thread runs meanwhile."""
+        LIBC.usleep(int(seconds * 1_000_000))
 
 
 def serve(member: Member) -> int:

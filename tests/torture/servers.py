@@ -197,6 +197,10 @@ class ServerProcess:
         finally:
             line.hang_up()
 
+    def times_logged(self, text: str) -> int:
+        """Return how often the log says something."""
+        return self._log.read_text(errors="replace").count(text)
+
     def tail(self) -> str:
         """Return the end of the log."""
         return self._log.read_text(errors="replace")[-3000:] if self._log.exists() else ""
