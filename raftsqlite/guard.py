@@ -92,8 +92,13 @@ def translated(what: str, path: str) -> Iterator[None]:
         yield
     except sqlite3.Error as exc:
         raise _translate(exc, what, path) from exc
+    except UnicodeDecodeError as exc:  # what SQLite says of a damaged schema quotes from it
+        raise StoreError(f"{what}: the schema in {path}{_CURE}") from exc
     except OverflowError as exc:
         raise ValueError(f"{what}: a number does not fit into 63 bits") from exc
+
+
+_CURE = " is damaged or no database: rebuild this node from its peers"
 
 
 def _translate(error: sqlite3.Error, what: str, path: str) -> Exception:
@@ -105,5 +110,5 @@ def _translate(error: sqlite3.Error, what: str, path: str) -> Exception:
     name = getattr(error, "sqlite_errorname", "")
     cure = ""
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        cure = ". The file is damaged or no database: rebuild this node from its peers"
+        cure = f". The file{_CURE}"
     return StoreError(f"{what}: {error} ({name or type(error).__name__}) in {path}{cure}")

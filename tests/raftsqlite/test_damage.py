@@ -309,6 +309,16 @@ def test_a_key_damaged_since_the_start_is_noticed_when_it_is_read(store):
         store.get(b"key")
 
 
+def test_a_damaged_schema_is_an_error_of_ours(store, path):
+    """What SQLite says of it quotes from it, which may be no text."""
+    store.close()
+    content = path.read_bytes()
+    at = content.index(b"tablelog") + len(b"table")
+    path.write_bytes(content[:at] + b"\xac" + content[at + 1 :])
+
+    assert refuses(path, "damaged or no database: rebuild this node from its peers")
+
+
 def test_a_page_that_hides_its_rows_is_noticed(store, path):
     store.store_logs(entries(1, 5))
     store.close()
