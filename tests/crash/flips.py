@@ -25,7 +25,7 @@ from collections import Counter
 from pathlib import Path
 
 from raft.engine.state import CLUSTER_ID_KEY, HardState
-from raft.errors import LogCorruptError, RaftError
+from raft.errors import RaftError
 from raft.testing.contracts import entries
 from raftsqlite import SQLiteStore
 from tests.crash.disk import Image, read_image, write_image
@@ -108,7 +108,7 @@ class Victim:
                 if state_of(store) != state:
                     return state, SILENT
                 return state, HARMLESS
-        except (RaftError, LogCorruptError, WrongStateError, ValueError):
+        except (RaftError, WrongStateError):
             return state, outcome
         finally:
             shutil.rmtree(self._scratch)

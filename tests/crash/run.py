@@ -51,7 +51,12 @@ SYNCS = {
     "snapshot-names": ("snapshots", "*.tmp"),
     "snapshots-names": ("snapshots", "*/snapshots"),
 }
-SHARES = {"old log": 0.05, "snapshots": 0.2, "log": 1}  # of the images that are still wanted
+SHARES = {
+    "old log": 0.05,
+    "torn log": 0.05,
+    "snapshots": 0.2,
+    "log": 1,
+}  # of the images that are still wanted
 ENOUGH = 10  # faults shown
 _MOST_DRAWN = 12  # images drawn at a point in one round
 _PATIENCE = 4  # rounds without a new image before a point is left alone

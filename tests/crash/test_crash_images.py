@@ -51,7 +51,9 @@ def benches(needs_strace):
 # ---- the stores ----
 
 
-@pytest.mark.parametrize(("name", "images"), [("log", 500), ("old log", 100), ("snapshots", 300)])
+@pytest.mark.parametrize(
+    ("name", "images"), [("log", 400), ("old log", 60), ("torn log", 60), ("snapshots", 200)]
+)
 @pytest.mark.timeout(60)  # a recording, and some hundred images
 def test_no_image_has_lost_anything(benches, name, images):
     result = benches(name).check(images, SEED)

@@ -27,7 +27,7 @@ from raft.errors import KeyNotFoundError
 from raft.snapshots import FileSnapshotStore
 from raft.stores import InmemStore
 from raft.testing.contracts import CONFIGURATION, entries
-from raft.types import Log, SnapshotMeta
+from raft.types import SnapshotMeta
 from raftsqlite import SQLiteStore
 from raftsqlite.schema import sync_directory
 
@@ -143,33 +143,61 @@ LIFE_OF_AN_OLD_LOG: Sequence[Sequence[Step]] = (
 )
 
 
+LIFE_OF_A_TORN_LOG: Sequence[Sequence[Step]] = (
+    (append(13, 13, term=3), vote(3, "n2")),
+    (append(14, 30, term=3, size=300), CLOSE),
+)
+
+
+def leave_old_log(folder: Path) -> None:
+    """Have a file of version 1, closed in good order."""
+    shutil.copy(GOLDEN / "raft.db", folder / "raft.db")
+
+
+def leave_torn_log(folder: Path) -> None:
+    """Have what the loss of power leaves of a store when its last transaction was under way."""
+    with tempfile.TemporaryDirectory() as other, _open(Path(other)) as store:
+        store.store_logs(entries(1, 9, size=700))
+        vote(1, "n1").act(store)
+        store.replace_suffix(9, entries(9, 12, term=2, size=700))
+        store.store_logs(entries(13, 40, term=2, size=700))
+        for name in ("raft.db", "raft.db-wal"):
+            shutil.copy(store._database.path.replace("raft.db", name), folder / name)
+    wal = folder / "raft.db-wal"
+    os.truncate(wal, wal.stat().st_size - 3_000)
+
+
+def _open(folder: Path) -> SQLiteStore:
+    return SQLiteStore(folder / "raft.db", reserve_bytes=64 << 10, low_water_bytes=1)
+
+
 class LogScenario:
-    """A `SQLiteStore`, new or as version 1 left it."""
+    """A `SQLiteStore`, new or as `leave` leaves it in a folder."""
 
     passed_over = (".lock", ".reserve", "-shm")  # what no store reads
 
-    def __init__(self, phases: Sequence[Sequence[Step]], base: Path | None = None) -> None:
+    def __init__(
+        self, phases: Sequence[Sequence[Step]], leave: Callable[[Path], None] = lambda folder: None
+    ) -> None:
         self.phases = phases
-        self._base = base
+        self._leave = leave
 
     def prepare(self, folder: Path) -> None:
         """Have the folder as the scenario begins."""
         folder.mkdir()
-        if self._base is not None:
-            shutil.copy(self._base / "raft.db", folder / "raft.db")
+        self._leave(folder)
 
     def open(self, folder: Path) -> SQLiteStore:
         """Open the store."""
-        return SQLiteStore(folder / "raft.db", reserve_bytes=64 << 10, low_water_bytes=1)
+        return _open(folder)
 
     def states(self) -> list[State]:
         """Return the state at the beginning and after each step."""
         model = InmemStore()
-        if self._base is not None:
-            with tempfile.TemporaryDirectory() as folder:
-                self.prepare(Path(folder) / "old")
-                with self.open(Path(folder) / "old") as old:
-                    _copy_store(old, model)
+        with tempfile.TemporaryDirectory() as folder:
+            self.prepare(Path(folder) / "old")
+            with self.open(Path(folder) / "old") as old:
+                _copy_store(old, model)
         found = [state_of(model)]
         for phase in self.phases:
             for step in phase:
@@ -220,8 +248,9 @@ def _get(get: Callable[[bytes], Any], key: bytes) -> Any:
 
 def _copy_store(old: SQLiteStore, model: InmemStore) -> None:
     model.stage_commit_index(old.get_commit_index())
-    logs: list[Log] = old.get_range(old.first_index(), old.last_index(), 1 << 30)
-    model.store_logs(logs)
+    first, last = old.first_index(), old.last_index()
+    if last:
+        model.store_logs(old.get_range(first, last, 1 << 30))
     for get, put, keys in (
         (old.get, model.set, KEYS),
         (old.get_uint64, model.set_uint64, NUMBERS),
@@ -385,7 +414,8 @@ Scenario = LogScenario | SnapshotScenario
 
 SCENARIOS: dict[str, Scenario] = {
     "log": LogScenario(LIFE_OF_A_LOG),
-    "old log": LogScenario(LIFE_OF_AN_OLD_LOG, GOLDEN),
+    "old log": LogScenario(LIFE_OF_AN_OLD_LOG, leave_old_log),
+    "torn log": LogScenario(LIFE_OF_A_TORN_LOG, leave_torn_log),
     "snapshots": SnapshotScenario(LIFE_OF_SNAPSHOTS),
 }
 
