@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from typing import cast
+from typing import NamedTuple, cast
 
 from raft.codec import decode_message
 from raft.errors import (
@@ -36,7 +36,17 @@ _ACCEPT_PAUSE = 0.005  # seconds after the first failure to accept, doubling up 
 _ACCEPT_PAUSE_MAX = 1.0
 _IDLE_SLICE = 60.0  # seconds; an idle connection is kept, this merely bounds one wait
 _LONG_IDLE = 10.0  # seconds after which a connection gives way when there are too many
+_MOST_COMPLAINTS = 20  # about one host, logged as warnings in
+_COMPLAINT_PERIOD = 60.0  # seconds
 _DRAIN_LIMIT = 2.0  # seconds for a sender to notice that its snapshot was refused
+
+
+class _Complaints(NamedTuple):
+    """Why connections from one host were ended: the last reason, and how many since when."""
+
+    text: str
+    number: int
+    since: float
 
 
 class _Answer:
@@ -248,7 +258,7 @@ class Server:
         self._inbound: dict[_Inbound, None] = {}
         self._count = 0
         self._is_full = False
-        self._complaints: dict[str, str] = {}
+        self._complaints: dict[str, _Complaints] = {}  # by host
 
     def start(self) -> None:
         """Begin to accept; only the first call counts."""
@@ -291,16 +301,23 @@ class Server:
             self._inbound.pop(inbound, None)
 
     def complain(self, peer: str, error: RaftError) -> None:
-        """Log why a connection was ended: a peer that dials again and again only at debug."""
+        """Log why a connection was ended: a peer that dials again and again only at debug.
+
+        So is a host that is refused for ever new reasons, from some number in a minute on.
+        """
         host = peer.rpartition(":")[0]
         text = str(error).replace(peer, host)
+        now = self.runtime.monotonic()
         with self._lock:
-            repeated = self._complaints.get(host) == text
+            last = self._complaints.get(host)
+            if last is None or now - last.since > _COMPLAINT_PERIOD:
+                last = _Complaints(last.text if last is not None else "", 0, now)
+            is_news = last.text != text and last.number < _MOST_COMPLAINTS
             if len(self._complaints) >= self._max_inbound:
                 self._complaints.clear()
-            self._complaints[host] = text
+            self._complaints[host] = _Complaints(text, last.number + 1, last.since)
         logger.log(
-            logging.DEBUG if repeated else logging.WARNING,
+            logging.WARNING if is_news else logging.DEBUG,
             "inbound connection closed peer=%s error=%s",
             peer,
             error,

@@ -465,6 +465,19 @@ def test_a_caller_that_gave_up_does_not_hold_a_thread(make, monkeypatch):
     assert a.append_entries("b", b.local_addr(), REQUEST) == RESPONSE
 
 
+def test_a_host_that_errs_in_ever_new_ways_does_not_fill_the_log(make, caplog):
+    b = make("b")
+    b.deliver_to(answer_with(RESPONSE))
+    for number in range(server._MOST_COMPLAINTS + 10):
+        length = 10_000 + number  # of a greeting that is too long each time
+        with dial(b) as sock:
+            sock.sendall(b"RAFTPY\r\n" + length.to_bytes(2, "big") + bytes(4))
+            assert is_closed_by_peer(sock)
+
+    b.close()
+    assert len(complaints(caplog)) == server._MOST_COMPLAINTS
+
+
 # ---- accepting ----
 
 
