@@ -15,13 +15,14 @@ from raft.config import Config
 from raft.engine.damage import Damage
 from raft.engine.disk import Disk, Write
 from raft.engine.fsm_runner import FsmRunner
-from raft.engine.inbox import Apply, ClientMessage, Inbox, Message, SnapshotReceived
+from raft.engine.inbox import Apply, Bootstrap, ClientMessage, Inbox, Message, SnapshotReceived
 from raft.engine.membership import Membership, configurations_in
 from raft.engine.plausible import check_term
 from raft.engine.raft_log import RaftLog
 from raft.engine.settling import Unsettled
 from raft.engine.state import CLUSTER_ID_KEY, HardState, NodeState
 from raft.errors import (
+    CantBootstrapError,
     ClusterMismatchError,
     LogCorruptError,
     LogGapError,
@@ -290,8 +291,10 @@ class Core:
         return NotLeaderError(leader_id=server_id, leader_address=address)
 
     def refuse(self, message: Message) -> None:
-        """Answer a client that asked another node than the leader."""
-        if isinstance(message, ClientMessage):
+        """Answer a client that asked another node than the leader, or a busy one to bootstrap."""
+        if isinstance(message, Bootstrap):
+            message.fail(CantBootstrapError("bootstrap only works on new clusters"))
+        elif isinstance(message, ClientMessage):
             message.fail(self.not_leader())
 
     def refuse_leftovers(self) -> None:

@@ -40,7 +40,6 @@ from raft.engine.request_vote import (
     receive_timeout_now,
 )
 from raft.errors import (
-    CantBootstrapError,
     LogCorruptError,
     RaftError,
     RaftInternalError,
@@ -77,7 +76,7 @@ class Role:
             ReadBarrier: core.refuse,
             TransferLeadership: core.refuse,
             UserRestore: core.refuse,
-            Bootstrap: self.on_bootstrap,
+            Bootstrap: core.refuse,  # a follower may be blank
             SnapshotTaken: self.on_snapshot_taken,
             SnapshotReceived: snapshots.finish,
             FSMPoisoned: self.on_fsm_poisoned,
@@ -179,10 +178,6 @@ class Role:
             receive_timeout_now(self.core, rpc, request)
 
     # ---- the rest ----
-
-    def on_bootstrap(self, message: Bootstrap) -> None:
-        """Refuse: only a follower without state can be bootstrapped."""
-        message.fail(CantBootstrapError("bootstrap only works on new clusters"))
 
     def on_snapshot_taken(self, message: SnapshotTaken) -> None:
         """Compact the log behind a snapshot of our own."""

@@ -20,6 +20,7 @@ class Follower(Role):
 
     def __init__(self, core: Core, snapshots: SnapshotReceiver) -> None:
         super().__init__(core, snapshots)
+        self.handlers[Bootstrap] = self.on_bootstrap
         self._warned = False  # one warning a stay that this node does not campaign, and why
 
     def enter(self) -> None:

@@ -5,15 +5,16 @@ import logging
 import pytest
 
 from raft.engine.core import NodeLogger, StoppingError
-from raft.engine.inbox import Apply, SnapshotReceived
+from raft.engine.inbox import Apply, Bootstrap, SnapshotReceived
 from raft.engine.state import HardState, NodeState
 from raft.errors import (
+    CantBootstrapError,
     NotLeaderError,
     RaftInternalError,
     ShutdownNotAppliedError,
     StorageFailedError,
 )
-from raft.futures import ApplyFuture
+from raft.futures import ApplyFuture, Future
 from raft.messages import AppendEntriesRequest, InstallSnapshotRequest
 from raft.observer import LeaderObservation
 from raft.roles.follower import Follower
@@ -111,6 +112,22 @@ def test_clients_are_refused_while_the_main_thread_waits_for_its_disk():
     door.set()
     node.runtime.run()
     assert node.core.disk.is_idle()
+
+
+def test_a_bootstrap_is_refused_as_such_while_the_main_thread_waits_for_its_disk():
+    """There may be no leader yet, and none could do it: `NotLeaderError` would mislead."""
+    node = node_with()
+    door = node.runtime.event()
+    node.runtime.spawn("main", lambda: node.core.write("slow", door.wait))
+    node.runtime.run()
+    future = Future(node.host)
+
+    node.core.inbox.submit(Bootstrap(node.configuration, None, future), Deadline(node.runtime, 0))
+    node.runtime.run()
+
+    assert isinstance(future.error(0), CantBootstrapError)
+    door.set()
+    node.runtime.run()
 
 
 def test_a_shutdown_gets_through_to_a_main_thread_that_waits_for_its_disk():
