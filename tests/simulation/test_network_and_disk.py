@@ -409,3 +409,14 @@ def test_an_acknowledgement_of_what_is_not_on_disk_is_found():
         "b acknowledged entry 3, not on its disk",
         "b acknowledged entry 5, not on its disk",
     ]
+
+
+def test_an_old_suffix_that_is_left_behind_new_entries_is_found():
+    def run(scheduler, disk, process, store):
+        store.store_logs(entries(1, 5))
+        store.store_logs(entries(2, 3, term=2))
+        return disk.invariants.violations
+
+    (found,) = on_disk(run)
+
+    assert found.startswith("log matching: at n1 entry 4 of term 1 follows one of term 2")

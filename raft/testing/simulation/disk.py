@@ -61,7 +61,7 @@ class SimDisk:
     def __init__(self, scheduler: Scheduler, server_id: ServerID, invariants: Invariants) -> None:
         self._scheduler = scheduler
         self._server_id = server_id
-        self._invariants = invariants
+        self.invariants = invariants
         self._unsynced: list[Write] = []
         self._former: list[Content] = []  # before each harm that was done to it
         self.content = Content()
@@ -125,17 +125,17 @@ class SimDisk:
         """Report entries that are given to this disk."""
         before = self.content.logs.get(logs[0].index - 1)
         prev_term = 0 if logs[0].index == 1 else None if before is None else before.term
-        self._invariants.stored(self._server_id, prev_term, logs)
+        self.invariants.stored(self._server_id, prev_term, logs)
 
     def check(self) -> None:
         """Report the whole log, as a node finds it at its start; it must have no hole."""
         logs = sorted(self.content.logs.values(), key=lambda log: log.index)
         if logs and logs[-1].index - logs[0].index >= len(logs):
-            self._invariants.fail(f"{self._server_id} has a hole in its log")
+            self.invariants.fail(f"{self._server_id} has a hole in its log")
         # What was spoiled is not the library's doing.
         for before, log in itertools.pairwise(logs):
             if before.is_intact() and log.is_intact():
-                self._invariants.stored(self._server_id, before.term, [log])
+                self.invariants.stored(self._server_id, before.term, [log])
 
     def has_durably(self, index: int, term: int) -> bool:
         """Tell whether an entry would survive a crash now, in the log or in a snapshot."""
@@ -231,6 +231,9 @@ class SimStore:
         def change(content: Content) -> None:
             content.logs.update((log.index, log) for log in kept)
             content.commit_index = commit_index or content.commit_index
+            behind = content.logs.get(kept[-1].index + 1)
+            if behind is not None:  # of a past that should have been cut off?
+                self._disk.stored([behind])
 
         return change
 

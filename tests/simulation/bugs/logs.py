@@ -10,7 +10,6 @@ CORE = "raft/engine/core.py"
 DAMAGE = "raft/engine/damage.py"
 LEADER = "raft/roles/leader.py"
 RAFT_LOG = "raft/engine/raft_log.py"
-REPLICATION = "raft/engine/replication.py"
 STATE = "raft/engine/state.py"
 VOTE = "raft/engine/request_vote.py"
 
@@ -93,14 +92,6 @@ BUGS = (
                 "        if False:\n            # Departure 8",
             ),
         ),
-    ),
-    bug(
-        "old leader sends a later term's entries",
-        "law 4: a replicator goes on after its leadership",
-        REPLICATION,
-        "        if prev_term > links.term or (entries and entries[-1].term > links.term):\n"
-        "            raise _SupersededError\n",
-        "",
     ),
     bug(
         "commit index kept for what no quorum has",
