@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from raft.errors import (
     PeerUnreachableError,
@@ -28,16 +28,13 @@ from raft.messages import (
     InstallSnapshotRequest,
     InstallSnapshotResponse,
     Request,
-    RequestPreVoteRequest,
-    RequestPreVoteResponse,
-    RequestVoteRequest,
-    RequestVoteResponse,
     Response,
     SnapshotReader,
     TimeoutNowRequest,
     TimeoutNowResponse,
 )
 from raft.runtime import THREADS, Condition, Queue, Runtime
+from raft.transport.calls import Calls, R
 from raft.transport.delivery import (
     CONSUMER_QUEUE_SIZE,
     Delivery,
@@ -49,8 +46,6 @@ from raft.transport.delivery import (
     remote_error,
 )
 from raft.types import ServerAddress, ServerID
-
-R = TypeVar("R")
 
 _SLOW_FACTOR = 10  # a snapshot may stall, and a campaign take to begin, for so many timeouts
 
@@ -172,7 +167,7 @@ class _SharedReader:
         """Do nothing: the reader is the sender's, and open until the call returns."""
 
 
-class InmemTransport:
+class InmemTransport(Calls):
     """A transport within one process: connected by `connect`, gone with `close`.
 
     `timeout` bounds each call, in seconds; `install_snapshot` and `timeout_now` may take ten times
@@ -260,16 +255,6 @@ class InmemTransport:
 
     # ---- calls ----
 
-    def append_entries(
-        self,
-        server_id: ServerID,
-        address: ServerAddress,
-        request: AppendEntriesRequest,
-        timeout: float | None = None,
-    ) -> AppendEntriesResponse:
-        """Send AppendEntries and wait for the answer."""
-        return self._call(server_id, address, request, AppendEntriesResponse, timeout)
-
     def append_entries_pipeline(
         self, server_id: ServerID, address: ServerAddress
     ) -> _InmemPipeline:
@@ -279,26 +264,6 @@ class InmemTransport:
             pipeline = _InmemPipeline(self, server_id, address)
             self._pipelines[pipeline] = None
         return pipeline
-
-    def request_vote(
-        self,
-        server_id: ServerID,
-        address: ServerAddress,
-        request: RequestVoteRequest,
-        timeout: float | None = None,
-    ) -> RequestVoteResponse:
-        """Ask for a vote and wait for the answer."""
-        return self._call(server_id, address, request, RequestVoteResponse, timeout)
-
-    def request_pre_vote(
-        self,
-        server_id: ServerID,
-        address: ServerAddress,
-        request: RequestPreVoteRequest,
-        timeout: float | None = None,
-    ) -> RequestPreVoteResponse:
-        """Ask whether a vote could be won and wait for the answer."""
-        return self._call(server_id, address, request, RequestPreVoteResponse, timeout)
 
     def install_snapshot(
         self,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TypeVar
 
 from raft.codec import decode_message
 from raft.errors import (
@@ -21,22 +20,15 @@ from raft.errors import (
 from raft.interfaces import ServerAddressProvider
 from raft.messages import (
     RPC,
-    AppendEntriesRequest,
-    AppendEntriesResponse,
     InstallSnapshotRequest,
     InstallSnapshotResponse,
     Request,
-    RequestPreVoteRequest,
-    RequestPreVoteResponse,
-    RequestVoteRequest,
-    RequestVoteResponse,
     Response,
     SnapshotReader,
-    TimeoutNowRequest,
-    TimeoutNowResponse,
 )
 from raft.metrics import Metrics
 from raft.runtime import THREADS, ForkGuard, Queue, Runtime, after_fork_in_child
+from raft.transport.calls import Calls, R
 from raft.transport.connection import Connection
 from raft.transport.delivery import Delivery, Identity
 from raft.transport.pipeline import StreamPipeline
@@ -48,8 +40,6 @@ from raft.types import ServerAddress, ServerID
 
 logger = logging.getLogger(__name__)
 
-R = TypeVar("R")
-
 DEFAULT_TIMEOUT = 10.0  # seconds, as the original's examples
 DEFAULT_MAX_POOL = 3  # a caller each for entries, heartbeats and elections
 DEFAULT_MAX_INBOUND = 256  # far above what a cluster needs, far below a process's descriptors
@@ -57,7 +47,7 @@ DEFAULT_HANDSHAKE_TIMEOUT = 5.0  # seconds; an honest peer needs one round trip
 _CLOSE_LIMIT = 5.0  # seconds to wait for the threads when closing
 
 
-class NetworkTransport:
+class NetworkTransport(Calls):
     """A transport over streams; serves from the first `deliver_to` or `consumer` on.
 
     Until then connections wait to be accepted. Call `identify` first, so that no request is taken
@@ -132,16 +122,6 @@ class NetworkTransport:
 
     # ---- calls ----
 
-    def append_entries(
-        self,
-        server_id: ServerID,
-        address: ServerAddress,
-        request: AppendEntriesRequest,
-        timeout: float | None = None,
-    ) -> AppendEntriesResponse:
-        """Send AppendEntries and wait for the answer."""
-        return self._call(server_id, address, request, AppendEntriesResponse, timeout)
-
     def append_entries_pipeline(
         self, server_id: ServerID, address: ServerAddress
     ) -> StreamPipeline:
@@ -152,36 +132,6 @@ class NetworkTransport:
         if connection is None:
             connection = self._dial(target, self._timeout)
         return StreamPipeline(connection, self._timeout, self._explain, self._guard.check)
-
-    def request_vote(
-        self,
-        server_id: ServerID,
-        address: ServerAddress,
-        request: RequestVoteRequest,
-        timeout: float | None = None,
-    ) -> RequestVoteResponse:
-        """Ask for a vote and wait for the answer."""
-        return self._call(server_id, address, request, RequestVoteResponse, timeout)
-
-    def request_pre_vote(
-        self,
-        server_id: ServerID,
-        address: ServerAddress,
-        request: RequestPreVoteRequest,
-        timeout: float | None = None,
-    ) -> RequestPreVoteResponse:
-        """Ask whether a vote could be won and wait for the answer."""
-        return self._call(server_id, address, request, RequestPreVoteResponse, timeout)
-
-    def timeout_now(
-        self,
-        server_id: ServerID,
-        address: ServerAddress,
-        request: TimeoutNowRequest,
-        timeout: float | None = None,
-    ) -> TimeoutNowResponse:
-        """Tell a server to campaign at once and wait until it has heard."""
-        return self._call(server_id, address, request, TimeoutNowResponse, timeout)
 
     def install_snapshot(
         self,

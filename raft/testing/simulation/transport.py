@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from raft.errors import (
     ConnectionLostError,
@@ -27,22 +27,15 @@ from raft.messages import (
     InstallSnapshotRequest,
     InstallSnapshotResponse,
     Request,
-    RequestPreVoteRequest,
-    RequestPreVoteResponse,
-    RequestVoteRequest,
-    RequestVoteResponse,
     Response,
     SnapshotReader,
-    TimeoutNowRequest,
-    TimeoutNowResponse,
 )
 from raft.runtime import Queue
 from raft.testing.simulation.network import Answer, Frame, SimNetwork
 from raft.testing.simulation.runtime import SimRuntime
+from raft.transport.calls import Calls, R
 from raft.transport.delivery import Delivery, Identity, check_cluster, check_server
 from raft.types import ServerAddress, ServerID
-
-R = TypeVar("R")
 
 _TIMEOUT = 10.0  # seconds; of a call that names none
 _DIAL_TIMEOUT = 1.0
@@ -91,7 +84,7 @@ class Call:
         return self._answer.outcome()
 
 
-class SimTransport:
+class SimTransport(Calls):
     """How one incarnation of a server talks to the others."""
 
     def __init__(self, network: SimNetwork, process: SimRuntime, address: ServerAddress) -> None:
@@ -139,16 +132,6 @@ class SimTransport:
 
     # ---- calls ----
 
-    def append_entries(
-        self,
-        server_id: ServerID,
-        address: ServerAddress,
-        request: AppendEntriesRequest,
-        timeout: float | None = None,
-    ) -> AppendEntriesResponse:
-        """Send AppendEntries and wait for the answer."""
-        return self._call(server_id, address, request, AppendEntriesResponse, timeout)
-
     def append_entries_pipeline(self, server_id: ServerID, address: ServerAddress) -> SimPipeline:
         """Connect, which takes a way there and back."""
         self._check_open()
@@ -165,36 +148,6 @@ class SimTransport:
         pipeline = SimPipeline(self, host, server_id)
         self._pipelines[pipeline] = None
         return pipeline
-
-    def request_vote(
-        self,
-        server_id: ServerID,
-        address: ServerAddress,
-        request: RequestVoteRequest,
-        timeout: float | None = None,
-    ) -> RequestVoteResponse:
-        """Ask for a vote and wait for the answer."""
-        return self._call(server_id, address, request, RequestVoteResponse, timeout)
-
-    def request_pre_vote(
-        self,
-        server_id: ServerID,
-        address: ServerAddress,
-        request: RequestPreVoteRequest,
-        timeout: float | None = None,
-    ) -> RequestPreVoteResponse:
-        """Ask whether a vote could be won and wait for the answer."""
-        return self._call(server_id, address, request, RequestPreVoteResponse, timeout)
-
-    def timeout_now(
-        self,
-        server_id: ServerID,
-        address: ServerAddress,
-        request: TimeoutNowRequest,
-        timeout: float | None = None,
-    ) -> TimeoutNowResponse:
-        """Tell a server to campaign at once and wait until it has heard."""
-        return self._call(server_id, address, request, TimeoutNowResponse, timeout)
 
     def install_snapshot(
         self,
