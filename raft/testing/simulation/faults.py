@@ -16,6 +16,7 @@ Fault: TypeAlias = Callable[[], bool | None]
 Deck: TypeAlias = list[tuple[int, Fault]]  # with how often each is drawn
 
 _STORM_SECONDS = 3.0
+_LONGEST_SUCCESSION = 3.0  # seconds that a paused leader is given to be succeeded
 _MOST_STUTTERS = 8
 _LONGEST_STUTTER = 0.6  # seconds that a held GIL stops a process: that must be survived
 _LARGEST_JUMP = 86_400.0  # seconds by which the time of day jumps
@@ -188,6 +189,7 @@ class ServerFaults:
             (4, self.crash_leader),
             (1, self.crash_all),
             (2, self.pause_one),
+            (3, self.outlive_leader),
             (1, self.stutter),
             (1, self.jump_clock),
             (1, self.fail_restores),
@@ -231,6 +233,20 @@ class ServerFaults:
         """Stop a process for a while, as SIGSTOP does."""
         server = self._targets.leader() if self._scheduler.pick(2) else self._targets.one()
         self._pause(server, 2.0 * self._scheduler.chance.random())
+
+    def outlive_leader(self) -> bool:
+        """Stop the leader until another one leads: what it then believes is out of date."""
+        leader = self._cluster.leader()
+        if leader is None or leader.process is None:
+            return False
+        process, scheduler = leader.process, self._scheduler
+        process.pause()
+        until = scheduler.now + _LONGEST_SUCCESSION
+        while self._cluster.leader() is None and scheduler.now < until:
+            scheduler.sleep(0.05)
+        scheduler.sleep(0.5 * scheduler.chance.random())
+        process.resume()
+        return True
 
     def stutter(self) -> None:
         """Stop a process again and again for a moment, as a held GIL does."""

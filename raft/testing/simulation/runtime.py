@@ -164,7 +164,6 @@ class Scheduler:
         # Called after each step of a task, with its process: nobody is inside any code then.
         self.on_step: Callable[[SimRuntime], None] = lambda _: None
         self.trace = Trace()
-        self._random = self.chance.random
         self._hub = getcurrent()
         self._main: SimTask | None = None
         self._tasks: dict[SimTask, None] = {}  # all that have not ended, in order of birth
@@ -246,7 +245,7 @@ class Scheduler:
 
     def pause(self) -> None:
         """Be a switch point: maybe let another task go on, maybe take some time."""
-        roll = self._random()
+        roll = self.chance.random()
         if roll > _SWITCH_CHANCE and not self._is_over:
             return
         if self._is_over:
@@ -259,7 +258,7 @@ class Scheduler:
             self.stop(SimulationError(f"time stands still while {task.name} runs"))
             self._dispatch()  # to whoever drives the world
         if roll < _STALL_CHANCE:
-            self.sleep(self._random() * _LONGEST_STALL)
+            self.sleep(self.chance.random() * _LONGEST_STALL)
         elif self._ready:
             self._ready.append(task)
             self._dispatch()
@@ -316,7 +315,7 @@ class Scheduler:
 
     def pick(self, count: int) -> int:
         """Return a number below `count`."""
-        return int(self._random() * count) if count > 1 else 0
+        return int(self.chance.random() * count) if count > 1 else 0
 
     # ---- who is next ----
 

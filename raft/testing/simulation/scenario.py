@@ -23,6 +23,7 @@ SECONDS = 36.0  # of faults, usually
 TIMEOUT = 0.4  # seconds of heartbeat and election timeout
 _CLIENTS = 4
 _LONGEST_THOUGHT = 0.12  # seconds between an answer and a client's next command
+_LONGEST_DOUBT = 0.1  # seconds between two looks for somebody who leads wrongly
 _READ_CHANCE = 0.2  # that a client reads instead
 _LARGEST_DRIFT = 0.05  # that a clock may run too fast or too slow
 _RECOVERY_SECONDS = 20 * TIMEOUT  # ten election timeouts, each of up to twice its length
@@ -139,6 +140,7 @@ class Scenario:
         clients = [
             world.spawn(f"client-{number}", self._client(number)) for number in range(_CLIENTS)
         ]
+        clients.append(world.spawn("doubter", self._doubt))
         self._nemesis.run(scheduler.now + self._seconds)
         self._nemesis.end()
         healed_at = scheduler.now
@@ -191,9 +193,18 @@ class Scenario:
         # One that is paused gets the request all the same, and answers later.
         servers = [server for server in self.cluster.servers.values() if server.is_up()]
         server = self._hint
-        if servers and (server not in servers or self._scheduler.pick(8) == 0):
+        is_silent = server is not None and not server.is_running() and self._scheduler.pick(2)
+        if servers and (server not in servers or is_silent or self._scheduler.pick(8) == 0):
             server = servers[self._scheduler.pick(len(servers))]
         return server if servers else None
+
+    def _doubt(self) -> None:
+        """Be a client that reads where a server may believe wrongly that it leads."""
+        while not self._is_closing:
+            leaders = [server for server in self.cluster.up() if server.is_leader()]
+            if len(leaders) > 1:
+                self._read_at(leaders[self._scheduler.pick(len(leaders))])
+            self._scheduler.sleep(self._scheduler.chance.random() * _LONGEST_DOUBT)
 
     def _send(self, command: bytes) -> bool:
         """Have one command applied somewhere, and note what is known of it; True if it is."""
@@ -229,9 +240,14 @@ class Scenario:
         self._hint = self.cluster.servers.get(getattr(error, "leader_id", ""))
 
     def _read(self) -> None:
-        """Read a state machine behind a barrier, and check that it shows nothing old."""
+        """Read somewhere."""
         server = self._pick_server()
-        if server is None or server.fsm is None:
+        if server is not None:
+            self._read_at(server)
+
+    def _read_at(self, server: SimServer) -> None:
+        """Read a state machine behind a barrier, and check that it shows nothing old."""
+        if server.fsm is None:
             return
         fsm, floor = server.fsm, self.oracle.begin_read()
         mark = fsm.mark
