@@ -208,7 +208,7 @@ def test_marks_are_ordered_by_changes_and_then_by_the_last_entry(tmp_path):
 
 @pytest.fixture
 def unmarked(store, path):
-    """A killed store with three commits of one, two and one frames in its write-ahead log."""
+    """A killed store with three commits in its write-ahead log, the last one of two frames."""
     store.store_logs(entries(1, 5))
     store.store_logs(entries(6, 7, size=3000))
     store.set(b"key", b"value")
@@ -222,9 +222,20 @@ def test_a_whole_write_ahead_log_is_taken_over(unmarked):
         assert again.last_index() == 7
 
 
-@pytest.mark.parametrize("position", [0, 17, HEADER + 9, HEADER + 3000, HEADER + FRAME + 200])
+@pytest.mark.parametrize(
+    "position",
+    [
+        0,
+        17,
+        HEADER + 9,
+        HEADER + 3000,
+        HEADER + FRAME + 200,
+        -3 * FRAME + 9,
+        -3 * FRAME + 23,
+    ],
+)
 def test_a_bit_flipped_before_the_last_transaction_is_noticed(unmarked, position):
-    flip(wal_of(unmarked), position)
+    flip(wal_of(unmarked), position % wal_of(unmarked).stat().st_size)
     before = wal_of(unmarked).read_bytes()
 
     assert refuses(unmarked, "write-ahead log .* is damaged at byte .*rebuild")
