@@ -16,6 +16,7 @@ Fault: TypeAlias = Callable[[], bool | None]
 Deck: TypeAlias = list[tuple[int, Fault]]  # with how often each is drawn
 
 _STORM_SECONDS = 3.0
+_ALIGNING_SECONDS = 0.8  # longer than anybody waits for a leader
 _LONGEST_SUCCESSION = 3.0  # seconds that a paused leader is given to be succeeded
 _MOST_STUTTERS = 8
 _LONGEST_STUTTER = 0.6  # seconds that a held GIL stops a process: that must be survived
@@ -291,22 +292,33 @@ class ServerFaults:
 
     def storm(self) -> None:
         """For a while, crash whoever wins an election, and many who vote: Figure 3.7, again and
-        again, and votes that are asked for twice. Often all who campaign do so at once.
+        again, and votes that are asked for twice. Often all who campaign do so at once, and what
+        is written takes as long as a message.
         """
         scheduler, network = self._scheduler, self._cluster.network
         network.slowness = 1.0 + 15.0 * scheduler.chance.random()
         network.duplication = 0.5
         scheduler.spread = scheduler.chance.choice((1.0, 0.2, 0.05))
+        self._slow_all_disks(scheduler.chance.choice((1.0, 10.0)))
         self._targets.leader().crash()
+        if scheduler.pick(2):
+            for server in self._cluster.servers.values():
+                self._pause(server, _ALIGNING_SECONDS)  # all wake up at once, and wait once more
         self._storms_until = scheduler.now + _STORM_SECONDS
         for _ in range(2):
             scheduler.sleep(_STORM_SECONDS / 2)
             self._targets.one().revive()
         scheduler.spread = 1.0
+        self._slow_all_disks(1.0)
+
+    def _slow_all_disks(self, slowness: float) -> None:
+        for server in self._cluster.servers.values():
+            server.disk.slowness = slowness
 
     def _on_leader(self, server: SimServer) -> None:
         if self._scheduler.now < self._storms_until:
             self._bounce(server, 0.1, 1.0)
+            self._bounce(self._targets.one(), 0.1, 0.02)
 
     def _on_vote(self, server_id: ServerID) -> None:
         if self._scheduler.now < self._storms_until and self._scheduler.pick(2):
