@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from raft.messages import AppendEntriesRequest, InstallSnapshotRequest, Request
-from raft.types import NO_INDEX, NO_TERM, Log, ServerID
+from raft.types import NO_ENTRY, NO_INDEX, NO_TERM, EntryID, Log, ServerID
 
 
 class InvariantViolation(AssertionError):  # noqa: N818 - it says what it is
@@ -47,6 +47,7 @@ class Invariants:
         self._lock = threading.Lock()  # guards all below; nothing waits while holding it
         self.violations: list[str] = []
         self.leaders: dict[int, ServerID] = {}  # by term
+        self._acknowledged: dict[ServerID, EntryID] = {}
         self._votes: dict[tuple[ServerID, int], ServerID] = {}
         self._entries: dict[tuple[int, int], _Seen] = {}  # by index and term
         self._entry_terms: dict[int, int] = {NO_TERM: NO_INDEX}  # first index seen of each term
@@ -87,6 +88,22 @@ class Invariants:
             chosen = self._votes.setdefault((voter, term), candidate)
             if chosen != candidate:
                 self.fail(f"vote: {voter} voted for {chosen} and {candidate} in term {term}")
+
+    def acknowledged(self, node: ServerID, entry: EntryID) -> None:
+        """Report that a server acknowledges entries, up to this one, to a leader."""
+        with self._lock:
+            self._acknowledged[node] = max(entry, self._acknowledged.get(node, NO_ENTRY))
+
+    def decided(self, node: ServerID, last: EntryID) -> None:
+        """Report the end of the log by which a server votes, or asks for votes.
+
+        It is no earlier than what the server has acknowledged: else it may help somebody to lead
+        who lacks what was committed by that (§5.4.1).
+        """
+        with self._lock:
+            acknowledged = self._acknowledged.get(node, NO_ENTRY)
+            if last < acknowledged:
+                self.fail(f"vote: {node} decides by {last}, but has acknowledged {acknowledged}")
 
     def elected(self, node: ServerID, term: int, voters: Sequence[ServerID]) -> bool:
         """Tell whether a majority of these voters was seen to vote for a server, itself included.
@@ -140,6 +157,7 @@ class Invariants:
     def rebuilt(self, node: ServerID) -> None:
         """Report that a server was emptied after its removal: it is another voter from now on."""
         with self._lock:
+            self._acknowledged.pop(node, None)
             self._votes = {key: vote for key, vote in self._votes.items() if key[0] != node}
 
     # ---- checks; the lock is held ----

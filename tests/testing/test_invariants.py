@@ -4,7 +4,7 @@ import pytest
 
 from raft.messages import AppendEntriesRequest, InstallSnapshotRequest, RPCHeader, TimeoutNowRequest
 from raft.testing.invariants import Invariants, InvariantViolation
-from raft.types import Log
+from raft.types import EntryID, Log
 
 
 def entry(index, term, data=b""):
@@ -137,3 +137,16 @@ def test_a_leader_needs_the_votes_of_a_majority(invariants):
     assert invariants.elected("a", 2, "abc")
     assert not invariants.elected("a", 2, "abde")
     assert not invariants.elected("b", 2, "abc")
+
+
+def test_a_vote_by_a_log_that_lacks_what_was_acknowledged_is_found(invariants):
+    invariants.acknowledged("a", EntryID(2, 9))
+    invariants.acknowledged("a", EntryID(2, 7))
+    invariants.decided("a", EntryID(3, 5))
+    invariants.decided("b", EntryID(1, 1))
+    assert invariants.violations == []
+
+    invariants.decided("a", EntryID(2, 8))
+
+    (found,) = invariants.violations
+    assert found.startswith("vote: a decides by ")

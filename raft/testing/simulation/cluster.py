@@ -229,6 +229,7 @@ class SimCluster:
         if network is not None:
             return  # of another cluster, which is the one that is looked at
         scheduler.on_step = self.check
+        self.network.last_entry = lambda server_id: self.servers[server_id].disk.last_entry()
         self.network.has_durably = lambda server_id, index, term: self.servers[
             server_id
         ].disk.has_durably(index, term)
@@ -372,6 +373,6 @@ class SimCluster:
             parts.append(
                 f"{server.id}: {node.state()} term={node.current_term()}"
                 f" commit={node.commit_index()} applied={node.applied_index()}"
-                f" disk={server.disk.settled_last()}"
+                f" disk={server.disk.last_entry()}"
             )
         return "; ".join(parts)

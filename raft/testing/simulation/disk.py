@@ -20,7 +20,16 @@ from raft.interfaces import SnapshotSink
 from raft.messages import SnapshotReader
 from raft.testing.invariants import Invariants
 from raft.testing.simulation.runtime import ProcessState, Scheduler, SimRuntime
-from raft.types import NO_INDEX, SNAPSHOT_VERSION, Configuration, Log, ServerID, SnapshotMeta
+from raft.types import (
+    NO_ENTRY,
+    NO_INDEX,
+    SNAPSHOT_VERSION,
+    Configuration,
+    EntryID,
+    Log,
+    ServerID,
+    SnapshotMeta,
+)
 
 _SHORTEST_SYNC = 0.0002  # seconds that one transaction takes
 _LONGEST_SYNC = 0.005
@@ -153,10 +162,13 @@ class SimDisk:
         """Tell whether there is a user restore that is not known to be committed."""
         return any(meta.unsettled for meta, _ in self.content.snapshots.values())
 
-    def settled_last(self) -> tuple[int, int]:
-        """Return index and term of the last entry on disk."""
-        last = max(self.content.logs, default=NO_INDEX)
-        return last, self.content.logs[last].term if last else 0
+    def last_entry(self) -> EntryID:
+        """Return where the log ends, in an entry or a snapshot."""
+        ends = [EntryID(meta.term, meta.index) for meta, _ in self.content.snapshots.values()]
+        if self.content.logs:
+            last = max(self.content.logs)
+            ends.append(EntryID(self.content.logs[last].term, last))
+        return max(ends, default=NO_ENTRY)
 
 
 class SimStore:

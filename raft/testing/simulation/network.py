@@ -26,7 +26,7 @@ from raft.messages import (
 from raft.testing.invariants import Invariants
 from raft.testing.simulation.runtime import ProcessState, Scheduler, SimRuntime
 from raft.transport.delivery import describe, error_kind, remote_error
-from raft.types import ServerAddress, ServerID
+from raft.types import EntryID, ServerAddress, ServerID
 
 _SHORTEST_DELAY = 0.0003  # seconds one way
 _USUAL_DELAY = 0.004
@@ -101,6 +101,8 @@ class SimNetwork:
         self.slowness = 1.0  # multiplies every delay
         # Asked at each acknowledgement of entries: does this server have that entry on disk?
         self.has_durably: Callable[[ServerID, int, int], bool] = lambda *_: True
+        # Asked at each vote: where does this server's log end, on disk?
+        self.last_entry: Callable[[ServerID], EntryID] = lambda _: EntryID()
         self.on_vote: Callable[[ServerID], None] = lambda _: None
         self.strangers: dict[ServerID, None] = {}  # servers of another cluster: not looked at
         self.messages = 0
@@ -202,6 +204,9 @@ class SimNetwork:
         """Encode a request that is about to be sent, and report it."""
         if request.header.id not in self.strangers:
             self.invariants.sent(request)
+            if isinstance(request, RequestVoteRequest):
+                last = EntryID(request.last_log_term, request.last_log_index)
+                self.invariants.decided(request.header.id, last)
         return Frame(*encode_message(request), cluster_id, wanted)
 
     def answered(
@@ -213,14 +218,16 @@ class SimNetwork:
         is_vote = isinstance(request, RequestVoteRequest)
         if is_vote and isinstance(response, RequestVoteResponse) and response.granted:
             self.invariants.voted(host, response.term, request.header.id)
+            self.invariants.decided(host, self.last_entry(host))
             self.on_vote(host)
         if isinstance(request, AppendEntriesRequest) and not request.is_heartbeat():
             index, term = request.prev_log_index, request.prev_log_term
             if request.entries:
                 index, term = request.entries[-1].index, request.entries[-1].term
-            is_success = isinstance(response, AppendEntriesResponse) and response.success
-            if is_success and index and not self.has_durably(host, index, term):
-                self.invariants.fail(f"{host} acknowledged entry {index}, not on its disk")
+            if isinstance(response, AppendEntriesResponse) and response.success and index:
+                self.invariants.acknowledged(host, EntryID(term, index))
+                if not self.has_durably(host, index, term):
+                    self.invariants.fail(f"{host} acknowledged entry {index}, not on its disk")
         if isinstance(response, InstallSnapshotResponse) and response.success:
             self.installs += 1
         return Answer.of(response, error)
