@@ -42,7 +42,7 @@ _DRAIN_LIMIT = 2.0  # seconds for a sender to notice that its snapshot was refus
 
 
 class _Complaints(NamedTuple):
-    """Why connections from one host were ended: the last reason, and how many since when."""
+    """Why connections from one host were ended: the last reason told, and how many since when."""
 
     text: str
     number: int
@@ -313,9 +313,11 @@ class Server:
             if last is None or now - last.since > _COMPLAINT_PERIOD:
                 last = _Complaints(last.text if last is not None else "", 0, now)
             is_news = last.text != text and last.number < _MOST_COMPLAINTS
-            if len(self._complaints) >= self._max_inbound:
+            if is_news:  # else the last one told stands, so that this one can be told later
+                last = _Complaints(text, last.number + 1, last.since)
+            if host not in self._complaints and len(self._complaints) >= self._max_inbound:
                 self._complaints.clear()
-            self._complaints[host] = _Complaints(text, last.number + 1, last.since)
+            self._complaints[host] = last
         logger.log(
             logging.WARNING if is_news else logging.DEBUG,
             "inbound connection closed peer=%s error=%s",

@@ -478,6 +478,39 @@ def test_a_host_that_errs_in_ever_new_ways_does_not_fill_the_log(make, caplog):
     assert len(complaints(caplog)) == server._MOST_COMPLAINTS
 
 
+def test_a_reason_that_came_when_the_log_was_full_is_told_later(make, caplog, monkeypatch):
+    b = make("b")
+    for number in range(server._MOST_COMPLAINTS):
+        b._server.complain("h:1", RaftError(f"reason {number}"))
+    for port in (2, 3):
+        b._server.complain(f"h:{port}", RaftError("what matters"))
+    assert len(complaints(caplog)) == server._MOST_COMPLAINTS
+
+    monkeypatch.setattr(server, "_COMPLAINT_PERIOD", -1.0)  # it is over
+    for port in (4, 5):
+        b._server.complain(f"h:{port}", RaftError("what matters"))
+
+    assert ["what matters" in line for line in complaints(caplog)[-2:]] == [False, True]
+
+
+def test_what_was_not_told_does_not_fill_the_log(make, caplog):
+    b = make("b")
+    for _ in range(server._MOST_COMPLAINTS):
+        b._server.complain("h:1", RaftError("as ever"))
+    b._server.complain("h:1", RaftError("something else"))
+
+    assert [line.rpartition("=")[2] for line in complaints(caplog)] == ["as ever", "something else"]
+
+
+def test_as_many_hosts_as_connections_are_each_complained_about_once(make, caplog):
+    b = make("b", max_inbound=2)
+    for _ in range(3):
+        for host in ("g", "h"):
+            b._server.complain(f"{host}:1", RaftError("as ever"))
+
+    assert len(complaints(caplog)) == 2
+
+
 # ---- accepting ----
 
 
