@@ -54,6 +54,8 @@ def _add_checksums(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE stable ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0")
     rows = connection.execute("SELECT kind, key, value FROM stable").fetchall()
     for kind, key, value in rows:
+        if not _has_types_of_a_key(kind, key, value):
+            raise _damaged_key(key, "the store")
         connection.execute(
             "UPDATE stable SET checksum = ? WHERE kind = ? AND key = ?",
             (key_checksum(kind, key, value), kind, key),
@@ -121,12 +123,18 @@ def key_checksum(kind: str, key: bytes, value: bytes | int) -> int:
 
 def check_key(kind: str, key: bytes, value: bytes | int, checksum: int, path: str) -> None:
     """Raise `StoreError` if a row of `stable` is not what was written."""
-    types = tuple(map(type, (kind, key, value)))
-    if types not in _KEY_TYPES or checksum != key_checksum(kind, key, value):
-        raise StoreError(f"the key {key!r} in {path} is damaged: rebuild this node from its peers")
+    is_typed = _has_types_of_a_key(kind, key, value)
+    if not is_typed or checksum != key_checksum(kind, key, value):
+        raise _damaged_key(key, path)
 
 
-_KEY_TYPES = ((str, bytes, bytes), (str, bytes, int))  # SQLite keeps any type in any column
+def _has_types_of_a_key(kind: object, key: object, value: object) -> bool:
+    """Tell whether a row has the types of one: SQLite keeps any type in any column."""
+    return tuple(map(type, (kind, key, value))) in ((str, bytes, bytes), (str, bytes, int))
+
+
+def _damaged_key(key: object, where: str) -> StoreError:
+    return StoreError(f"the key {key!r} in {where} is damaged: rebuild this node from its peers")
 
 
 def check_content(connection: sqlite3.Connection, path: str) -> None:

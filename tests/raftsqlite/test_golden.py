@@ -24,6 +24,7 @@ from raft import (
 )
 from raft.codec import encode_configuration
 from raft.engine.state import CLUSTER_ID_KEY, HardState
+from raft.errors import StoreError
 from raft.snapshots import FileSnapshotStore
 from raft.testing.cluster import fast_config
 from raft.testing.fsm import RecordingFSM
@@ -129,6 +130,22 @@ def test_an_older_store_is_recovered(folder):
     fsm.restore(reader)
     reader.close()
     assert fsm.commands() == COMMANDS
+
+
+@pytest.mark.parametrize("damage", ["kind = x'6279'", "key = 'text'", "value = 'text'"])
+def test_a_damaged_key_of_version_1_is_refused_and_stays_as_it_is(tmp_path, damage):
+    path = shutil.copytree(VECTORS / "store-v1", tmp_path / "n1") / "raft.db"
+    connection = sqlite3.connect(path)
+    connection.execute(f"UPDATE stable SET {damage} WHERE rowid = 1")
+    connection.commit()
+    connection.close()
+
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"key .* is damaged: rebuild this node"):
+            SQLiteStore(path)
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+    connection.close()
 
 
 # ---- versions not known yet ----
