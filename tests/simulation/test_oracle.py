@@ -88,6 +88,13 @@ def test_an_acknowledged_command_that_is_gone_is_found(world):
     assert world.faults() == ["n1 lost acknowledged b'a' at 1"]
 
 
+def test_a_state_that_lacks_something_is_found_with_its_next_command(world):
+    world.oracle.applied("n1", command(8, b"a"), 5)
+    world.oracle.applied("n2", command(8, b"a"), 4)
+
+    assert world.found == ["oracle: n2 holds 4 commands at 8, others 5"]
+
+
 def test_entries_out_of_order_are_found(world):
     world.fsm.apply(command(2, b"a"))
     world.fsm.apply(command(2, b"b"))

@@ -62,7 +62,7 @@ class SimServer:
         self.address = address
         self.config = config
         self.disk = SimDisk(cluster.scheduler, server_id, cluster.invariants)
-        self.disk.on_restore = cluster.oracle.restore_stored
+        self.disk.on_store = cluster.oracle.restore_stored
         # Half of the servers cannot truncate and append in one transaction.
         self.make_store = SimReplacingStore if cluster.scheduler.pick(2) else SimStore
         self.make_fsm = MarkedBatchingFSM if cluster.scheduler.pick(2) else MarkedFSM
@@ -132,7 +132,8 @@ class SimServer:
     def _applied(self, log: Log) -> None:
         term = None if self.node is None else self.node.current_term()
         self.cluster.invariants.applied(self.id, term, log)
-        self.cluster.oracle.applied(self.id, log)
+        count = None if self.fsm is None else self.fsm.count() + 1
+        self.cluster.oracle.applied(self.id, log, count)
 
     def _restored(self, log: Log) -> None:
         self.cluster.invariants.applied(self.id, None, log)

@@ -78,8 +78,8 @@ class SimDisk:
         self.failures = 0
         self.is_full = False
         self.snapshot_count = 0  # for ids that are never used again
-        # Told of each snapshot of a user restore, before it is durable, and of any one once it is.
-        self.on_restore: Callable[[SnapshotMeta, bytes], None] = lambda _meta, _data: None
+        # Told of each snapshot before it is durable, and once it is.
+        self.on_store: Callable[[SnapshotMeta, bytes], None] = lambda _meta, _data: None
         self.on_snapshot: Callable[[], None] = lambda: None
 
     def commit(self, process: SimRuntime, write: Write) -> None:
@@ -413,8 +413,7 @@ class SimSink:
             content.snapshots[meta.id] = (meta, data)
             _reap(content)
 
-        if meta.unsettled:
-            self._disk.on_restore(meta, data)
+        self._disk.on_store(meta, data)
         self._disk.commit(self._process, Write(change))
         self._disk.on_snapshot()
 

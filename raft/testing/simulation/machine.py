@@ -56,6 +56,10 @@ class MarkedFSM(RecordingFSM):
         """Return the index of the newest command, 0 without any."""
         return self._logs[-1].index if self._logs else NO_INDEX
 
+    def count(self) -> int:
+        """Return how many commands the state holds."""
+        return len(self._logs)
+
     def apply(self, log: Log) -> int:
         """Record a command."""
         if log.index <= self.last_index():

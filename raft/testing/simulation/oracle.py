@@ -36,14 +36,18 @@ class Oracle:
         self.restores = Told()
         self.reads = 0
         self._applied: dict[bytes, int] = {}  # every command that some FSM has applied
+        self._counts: dict[int, int] = {}  # of the commands in a state, by its newest index
         self._restore_indexes: dict[bytes, int] = {NO_MARK: NO_INDEX}
         self._shown: dict[bytes, None] = {}  # marks that some FSM has taken over
         self._floor = NO_INDEX  # the version that every read from now on must have
 
     # ---- what the state machines do ----
 
-    def applied(self, node: ServerID, log: Log) -> None:
-        """Note that an FSM takes a command in, by itself or in a snapshot."""
+    def applied(self, node: ServerID, log: Log, count: int | None = None) -> None:
+        """Note that an FSM takes a command in: by itself, as its `count`th, or in a snapshot."""
+        if count is not None and self._counts.setdefault(log.index, count) != count:
+            there = self._counts[log.index]
+            self._fail(f"oracle: {node} holds {count} commands at {log.index}, others {there}")
         index = self._applied.setdefault(log.data, log.index)
         if index != log.index:
             self._fail(f"oracle: {log.data!r} stands at {index} and, for {node}, at {log.index}")
@@ -51,9 +55,12 @@ class Oracle:
             self._fail(f"oracle: {node} applied {log.data!r}, which was certainly not applied")
 
     def restore_stored(self, meta: SnapshotMeta, data: bytes) -> None:
-        """Note where a user restore stands, when its snapshot is about to be stored."""
+        """Note where a user restore stands; told of every snapshot about to be stored.
+
+        The first one with a mark is the restore's own, whatever it says of itself.
+        """
         mark, _ = unpack_state(data)
-        self._restore_indexes[mark] = meta.index
+        self._restore_indexes.setdefault(mark, meta.index)
 
     def marked(self, node: ServerID, mark: bytes) -> None:
         """Note that an FSM takes over a state with this mark."""

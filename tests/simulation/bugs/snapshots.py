@@ -58,14 +58,6 @@ BUGS = (
         "            self._machine.move_to(meta)\n",
     ),
     bug(
-        "log is compacted behind the state machine",
-        "nobody restores what was installed; entries are gone (H24)",
-        INSTALL,
-        "            core.fsm.restore(meta)\n            core.unsettled.replace(meta)\n"
-        "        if self._holds(last):",
-        "            core.unsettled.replace(meta)\n        if self._holds(last):",
-    ),
-    bug(
         "restart forgets the members in the log",
         "configurations behind the snapshot are not read at start",
         START_UP,
