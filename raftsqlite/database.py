@@ -17,7 +17,7 @@ from typing import Any
 
 from raft.errors import StoreClosedError, StoreError, StoreReadOnlyError
 from raft.runtime import ForkGuard, after_fork_in_child
-from raftsqlite.guard import LockFile, is_fault_of_the_disk, translated
+from raftsqlite.guard import LockFile, leaves_doubt, translated
 from raftsqlite.mark import Mark
 from raftsqlite.schema import (
     check_content,
@@ -39,7 +39,8 @@ _BACKUP_PAUSE = 0.001  # seconds; without it the next step has the lock before a
 class Database:
     """The file of a store, locked against others; every method may be called from any thread.
 
-    After a write that failed for the disk's sake, all writes are refused until `reopen`.
+    After a write that failed for the disk's sake, or was interrupted, all writes are refused until
+    `reopen`.
     """
 
     def __init__(
@@ -91,13 +92,13 @@ class Database:
                 raise StoreReadOnlyError(f"{what}: {self.path} was opened for reading only")
             if self._failure is not None:
                 raise StoreError(
-                    f"{what}: a write to {self.path} failed before ({self._failure}), and what is"
+                    f"{what}: a write to {self.path} failed before ({self._failure!r}), and what is"
                     " on disk is in doubt until reopen()"
                 )
             try:
                 yield connection
             except BaseException as exc:
-                if is_fault_of_the_disk(exc):
+                if leaves_doubt(exc):
                     self._failure = exc
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")

@@ -80,9 +80,14 @@ _FAULTS_OF_THE_CALLER = (
 )
 
 
-def is_fault_of_the_disk(error: BaseException) -> bool:
-    """Tell whether a failed write leaves doubt about what reached the disk."""
-    return isinstance(error, sqlite3.Error) and not isinstance(error, _FAULTS_OF_THE_CALLER)
+def leaves_doubt(error: BaseException) -> bool:
+    """Tell whether it is uncertain, after a failed write, what reached the disk, or was noted.
+
+    It is when the disk is at fault, or when what was raised may come from anywhere.
+    """
+    if isinstance(error, sqlite3.Error):
+        return not isinstance(error, _FAULTS_OF_THE_CALLER)
+    return isinstance(error, MemoryError) or not isinstance(error, Exception)
 
 
 @contextmanager

@@ -54,7 +54,8 @@ class SQLiteStore:
     may open the file meanwhile, not even to copy it: see `backup`. Use it as a context manager or
     call `close`; without either it stays locked until the process ends, and loses nothing.
 
-    After a write that failed for the disk's sake, all writes are refused until `reopen`.
+    After a write that failed for the disk's sake, or was interrupted, all writes are refused until
+    `reopen`.
 
     Args:
         path: the file; it and its directories are made if need be.

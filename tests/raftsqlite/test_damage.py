@@ -177,6 +177,30 @@ def test_a_mark_that_cannot_be_written_stops_no_commit(store, path, monkeypatch,
         assert again.last_index() == 7
 
 
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, MemoryError])
+def test_a_change_interrupted_before_it_was_marked_is_no_loss(
+    store, path, monkeypatch, interruption
+):
+    """Reckoned from the mark in memory, what comes next would be marked as further than it is."""
+
+    def interrupted(*_):
+        raise interruption
+
+    store.store_logs(entries(1, 9))
+    with monkeypatch.context() as patch:
+        patch.setattr(Mark, "advance", interrupted)
+        with pytest.raises(interruption):
+            store.delete_range(5, 9)
+    with pytest.raises(StoreError, match=r"until reopen\(\)"):
+        store.set(b"key", b"value")
+    store.reopen()
+    store.set(b"key", b"value")
+    store.close()
+
+    with SQLiteStore(path, low_water_bytes=0) as again:
+        assert (again.last_index(), again.get(b"key")) == (4, b"value")
+
+
 @pytest.mark.parametrize("option", ["unsafe_no_sync", "read_only"])
 def test_a_store_that_syncs_or_writes_nothing_keeps_no_mark(store, path, option):
     store.store_logs(entries(1, 5))
