@@ -4,6 +4,7 @@ import pytest
 
 from tests.patching import Change, WrongCheckError
 from tests.simulation.bugs.catalogue import BUGS
+from tests.simulation.bugs.recorded import RECORDED
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=str)
@@ -15,7 +16,11 @@ def test_every_bug_fits_the_sources(bug):
 
 
 def test_there_are_enough_bugs_and_each_has_a_name_of_its_own():
-    assert len({bug.name for bug in BUGS}) == len(BUGS) >= 30
+    names = {bug.name for bug in BUGS}
+
+    assert len(names) == len(BUGS)
+    assert len(RECORDED) >= 30
+    assert RECORDED.keys() <= names
 
 
 @pytest.mark.parametrize("old", ["is nowhere", "a\n", "b"])

@@ -9,17 +9,16 @@ from tests.patching import Change
 
 @dataclass(frozen=True)
 class Bug:
-    """One bug. `seed` is the first one that found it when it was recorded."""
+    """One bug: its name, what it stands for, and what it changes."""
 
     name: str
     history: str
     changes: tuple[Change, ...]
-    seed: int = 0
 
     def __str__(self) -> str:
         return self.name
 
 
-def bug(name: str, history: str, file: str, old: str, new: str, seed: int = 0) -> Bug:
+def bug(name: str, history: str, file: str, old: str, new: str) -> Bug:
     """Return a bug of one change."""
-    return Bug(name, history, (Change(file, old, new),), seed)
+    return Bug(name, history, (Change(file, old, new),))
