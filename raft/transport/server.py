@@ -136,6 +136,7 @@ class _Inbound:
         connection.welcome(server.identity, server.handshake_timeout)
         self._heard_at = server.runtime.monotonic()
         while self._await_request():
+            self._heard_at = server.runtime.monotonic()
             if self._laps is not None:
                 self._laps.lap("raft.net.getRPCType")
             code, payload = connection.receive(server.timeout)

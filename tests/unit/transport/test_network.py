@@ -36,7 +36,7 @@ from raft.testing.transport_contract import (
     raised_by,
 )
 from raft.transport import NetworkTransport, TCPTransport, server
-from raft.transport.connection import WORKING_FRAME
+from raft.transport.connection import WORKING_FRAME, Connection
 from tests.unit.transport.tools import (
     HEARTBEAT,
     PATIENCE,
@@ -449,6 +449,28 @@ def test_a_connection_long_idle_gives_way(make, monkeypatch):
 
     assert newcomer.append_entries("b", b.local_addr(), REQUEST) == RESPONSE
     assert idle.append_entries("b", b.local_addr(), REQUEST) == RESPONSE  # it dials anew
+
+
+def test_a_connection_is_not_idle_while_a_request_comes_in(make, monkeypatch):
+    a, b = make("a"), make("b")
+    b.deliver_to(answer_with(RESPONSE))
+    idle = []
+
+    class Watched(Connection):
+        def await_input(self, timeout):
+            (inbound,) = b._server._inbound
+            inbound._heard_at -= 1000.0  # the last request was long ago
+            return super().await_input(timeout)
+
+        def receive(self, timeout):
+            idle.extend(inbound.idle_seconds() for inbound in b._server._inbound)
+            return super().receive(timeout)
+
+    monkeypatch.setattr(server, "Connection", Watched)
+
+    assert a.append_entries("b", b.local_addr(), REQUEST) == RESPONSE
+
+    assert [seconds < 1000.0 for seconds in idle] == [True]
 
 
 def test_a_caller_that_gave_up_does_not_hold_a_thread(make, monkeypatch):
