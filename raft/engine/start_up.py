@@ -29,7 +29,8 @@ def load_state(core: Core) -> None:
         IncompatibleLogStoreError: the log store cannot do what `restore_committed_logs` needs.
         SnapshotError: there are snapshots, but none can be read.
         LogGapError: the log does not join the newest snapshot that can be read.
-        LogCorruptError: an entry does not match its checksum, and there is no other voter.
+        LogCorruptError: an entry does not match its checksum, and there is no other voter, or it
+            is needed to tell whether a user's restore took hold.
     """
     if core.config.restore_committed_logs:
         core.raft_log.track_commits()
@@ -155,8 +156,19 @@ def _never_happened(meta: SnapshotMeta, logs: LogStore) -> bool:
     last = logs.last_index()
     if not meta.unsettled or not last or logs.first_index() > meta.index:
         return False
-    own_entry = meta.index <= last and logs.get_log(meta.index).term >= meta.term
-    if logs.get_log(last).term <= meta.term and not own_entry:
+    own_entry = meta.index <= last and _proven_term(meta.index, logs) >= meta.term
+    if _proven_term(last, logs) <= meta.term and not own_entry:
         return False
     _log.warning("ignoring a restored snapshot that never took hold id=%s", meta.id)
     return True
+
+
+def _proven_term(index: int, logs: LogStore) -> int:
+    log = logs.get_log(index)
+    if not log.is_intact():
+        raise LogCorruptError(
+            f"entry {index} is damaged, so nothing tells whether a restore by hand took hold:"
+            " rebuild this node from its peers",
+            index,
+        )
+    return log.term

@@ -2,9 +2,16 @@
 
 import io
 
+import pytest
+
 from raft.engine.inbox import RestoreStored
 from raft.engine.state import HardState
-from raft.errors import NothingNewToSnapshotError, SnapshotError, UnsettledSnapshotError
+from raft.errors import (
+    LogCorruptError,
+    NothingNewToSnapshotError,
+    SnapshotError,
+    UnsettledSnapshotError,
+)
 from raft.futures import Future, IndexFuture
 from raft.messages import AppendEntriesRequest, InstallSnapshotRequest, RequestVoteRequest
 from raft.roles.candidate import Candidate
@@ -12,7 +19,7 @@ from raft.roles.follower import Follower
 from raft.snapshots.inmem import InmemSnapshotStore
 from raft.testing.fsm import RecordedSnapshot
 from raft.testing.script import Asked, ScriptedNode, entries, header, servers
-from raft.types import EntryID, RaftState
+from raft.types import NO_TERM, EntryID, Log, RaftState
 
 MEMBERS = servers("n1", "n2", "n3")
 TERM, INDEX = 2, 50  # of the restore
@@ -329,6 +336,18 @@ def test_entries_of_a_later_leader_prove_that_it_never_happened():
     assert [index for index, _ in node.stored()] == [1, 2, 3, 4]
     assert node.core.unsettled.meta is None
     assert node.fsm.restores == 0
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "terms"), [(4, (1, 3, 3)), (INDEX, (1,) * (INDEX - 2) + (TERM, TERM))]
+)
+def test_a_damaged_entry_does_not_decide_whether_it_happened(spoiled, terms):
+    """Both ways something that was acknowledged may be lost."""
+    log = entries(2, terms=terms)
+    log[spoiled - 2] = Log(spoiled, NO_TERM)  # what a store makes of a row that it cannot read
+
+    with pytest.raises(LogCorruptError, match=f"entry {spoiled} is damaged.* took hold"):
+        stored(log)
 
 
 def test_an_older_settled_snapshot_serves_instead():
