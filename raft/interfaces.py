@@ -105,7 +105,11 @@ class LogStore(Protocol):
         """Store entries, all or none; entries of the same index are replaced."""
 
     def delete_range(self, first: int, last: int) -> None:
-        """Delete the entries from `first` to `last`, both included; absent ones do not matter."""
+        """Delete the entries from `first` to `last`, both included; absent ones do not matter.
+
+        All or none: of a log given up for a snapshot, an end that a crash has left would be taken
+        for what follows the snapshot.
+        """
 
 
 def oldest_log(store: LogStore) -> Log:
