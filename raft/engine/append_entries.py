@@ -13,7 +13,6 @@ from raft.engine.membership import configuration_of
 from raft.errors import (
     CommittedConflictError,
     LogNotFoundError,
-    RaftInternalError,
     RemoteError,
     StorageFailedError,
     UnsettledSnapshotError,
@@ -116,8 +115,11 @@ def _may_go_back(unsettled: SnapshotMeta, request: AppendEntriesRequest) -> bool
 
 
 def _halt_on_conflict(core: Core, index: int, own_term: int, term: int) -> None:
-    """Departure 3: committed entries are never truncated; who asks for it lives in another past."""
-    if index <= core.settled_index():
+    """Departure 3: committed entries are never truncated; who asks for it lives in another past.
+
+    A configuration that another follows is committed, too: one change begins after the other (4.1).
+    """
+    if index <= max(core.settled_index(), core.membership.committed_index):
         raise CommittedConflictError(
             f"the leader has entry {index} with term {term}, but here it is committed with term"
             f" {own_term}: two clusters were mixed up, or a disk lost what it had acknowledged."
@@ -164,8 +166,6 @@ def _store(core: Core, logs: Sequence[Log], commit: int) -> None:
         if (configuration := configuration_of(log)) is not None
     ]
     members = core.membership
-    if first <= min(members.committed_index, core.raft_log.last_index()):
-        raise RaftInternalError(f"truncating the committed configuration at {first}")
     with measure(core.metrics, "raft.rpc.appendEntries.storeLogs"):
         core.write("entries", lambda: core.raft_log.replace_suffix(first, logs, commit))
     members.truncate(first)

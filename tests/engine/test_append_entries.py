@@ -468,6 +468,17 @@ def test_a_configuration_is_committed_with_its_entry():
     assert node.core.membership.is_stable()
 
 
+def test_a_configuration_that_another_follows_is_never_truncated():
+    """Section 4.1: the second would not have begun before the first was committed; departure 3."""
+    node = node_with(1)
+    node.ask(append(1, (2, 1), [configuration_entry(3, 1, BIGGER)]))
+
+    with pytest.raises(CommittedConflictError):
+        node.ask(append(2, (0, 0), entries(1, terms=(2,))))
+
+    assert stored_terms(node) == [1, 1, 1]
+
+
 def test_a_truncated_configuration_is_out_of_force():
     """Section 4.1"""
     node = node_with(1)

@@ -406,13 +406,13 @@ APPEND = Target(
         ),
         Mutant(
             "committed entries are never truncated (departure 3)",
-            "if index <= core.settled_index():",
+            "if index <= max(core.settled_index(), core.membership.committed_index):",
             "if False:",
         ),
         Mutant(
             "the last committed entry is never truncated",
-            "if index <= core.settled_index():",
-            "if index < core.settled_index():",
+            "if index <= max(core.settled_index(), core.membership.committed_index):",
+            "if index < max(core.settled_index(), core.membership.committed_index):",
         ),
         Mutant("what a snapshot covers is passed over", "if log.index < boundary:", "if False:"),
         Mutant(
@@ -465,9 +465,9 @@ APPEND = Target(
         ),
         Mutant("a log becomes whole by entries", "core.damage.look()", "pass"),
         Mutant(
-            "a committed configuration that was lost may come back (law 3)",
-            "if first <= min(members.committed_index, core.raft_log.last_index()):",
-            "if first <= members.committed_index:",
+            "a configuration that another follows is never truncated (§4.1)",
+            "max(core.settled_index(), core.membership.committed_index)",
+            "core.settled_index()",
         ),
     ),
 )
