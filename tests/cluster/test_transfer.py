@@ -86,7 +86,11 @@ def test_a_writer_sees_only_errors_that_tell_it_to_try_again() -> None:
 
 def test_a_target_that_is_behind_is_caught_up_first() -> None:
     """XFR-13, ETC-82"""
-    with Cluster(3) as cluster:
+
+    def configure(config: Config) -> None:
+        config.election_timeout = 2.0 * SCALE  # what catching up may take
+
+    with Cluster(3, configure=configure) as cluster:
         leader = cluster.leader()
         target = cluster.followers()[0]
         futures = [leader.node.apply(b"%d" % n) for n in range(1000)]
