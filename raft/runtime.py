@@ -126,6 +126,7 @@ class ThreadRuntime:
     random_bytes = staticmethod(secrets.token_bytes)
 
     def condition(self, lock: Lock | None = None) -> Condition:
+        # Ours is any lock with the methods that a condition uses; the stub names those it knows.
         return threading.Condition(threading.Lock() if lock is None else lock)  # type: ignore[arg-type]
 
     def queue(self, maxsize: int = 0) -> Queue[Any]:

@@ -125,9 +125,10 @@ class MemoryLayer:
 
     def accept(self, timeout: float) -> ByteStream | None:
         try:
-            return self.streams.get(timeout=timeout)  # type: ignore[no-any-return]
+            stream: ByteStream = self.streams.get(timeout=timeout)
         except QueueEmpty:
             return None
+        return stream
 
     def dial(self, address: str, timeout: float) -> ByteStream:
         raise NotImplementedError("nobody dials here")

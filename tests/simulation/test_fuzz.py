@@ -162,6 +162,7 @@ class World:
             else:
                 send(source, target, frame, on_answer, *rest)
 
+        # The world's own network is slowed down from outside: the product has no such setting.
         network.send = send_slowly  # type: ignore[method-assign]
 
     # ---- the end (HAR-41) ----

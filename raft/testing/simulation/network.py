@@ -8,7 +8,7 @@ was under way when a connection was closed arrives all the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 from raft.codec import decode_message, encode_message
 from raft.errors import PeerUnreachableError, ProtocolError
@@ -48,7 +48,7 @@ class Frame(NamedTuple):
         message = decode_message(self.code, self.payload)
         if type(message) not in RPC_TYPES:
             raise ProtocolError(f"a {type(message).__name__} came as a request")
-        return message  # type: ignore[return-value]
+        return cast(Request, message)
 
 
 class Answer(NamedTuple):
@@ -73,7 +73,7 @@ class Answer(NamedTuple):
             if self.kind == "unreachable":
                 raise PeerUnreachableError(self.text)
             raise remote_error(self.kind, self.text)
-        return decode_message(self.frame.code, self.frame.payload)  # type: ignore[return-value]
+        return cast(Response, decode_message(self.frame.code, self.frame.payload))
 
 
 class Host(Protocol):

@@ -154,9 +154,7 @@ class Operations:
         leader, target = self._cluster.leader(), self._targets.one()
         if leader is None:
             return False
-        action: Action = lambda n: n.leadership_transfer().result(_CALL_SECONDS)  # noqa: E731
-        if self._scheduler.pick(2):
-            action = transfer_to(target)
+        action = transfer_to(target) if self._scheduler.pick(2) else transfer_to_anybody
         self._spawn(lambda: self._ask(leader, action))
         return True
 
@@ -242,6 +240,11 @@ def settings_back(server: SimServer) -> None:
         node.reload_config(replace(settings, **{name: getattr(original, name) for name in names}))
 
     server.call(reload, _CALL_SECONDS)
+
+
+def transfer_to_anybody(node: Raft) -> object:
+    """Have a leader hand over to whom it chooses."""
+    return node.leadership_transfer().result(_CALL_SECONDS)
 
 
 def transfer_to(target: SimServer) -> Action:
