@@ -31,7 +31,6 @@ from raft.messages import (
     Response,
     SnapshotReader,
     TimeoutNowRequest,
-    TimeoutNowResponse,
 )
 from raft.runtime import THREADS, Condition, Queue, Runtime
 from raft.transport.calls import Calls, R
@@ -47,7 +46,8 @@ from raft.transport.delivery import (
 )
 from raft.types import ServerAddress, ServerID
 
-_SLOW_FACTOR = 10  # a snapshot may stall, and a campaign take to begin, for so many timeouts
+_SLOW = (InstallSnapshotRequest, TimeoutNowRequest)  # a snapshot may stall, a campaign be late
+_SLOW_FACTOR = 10  # timeouts that these may take
 
 
 def random_address(runtime: Runtime = THREADS) -> ServerAddress:
@@ -277,21 +277,7 @@ class InmemTransport(Calls):
 
         `timeout` bounds the time between two reads, and from the last one to the answer.
         """
-        if timeout is None:
-            timeout = self._timeout * _SLOW_FACTOR
         return self._call(server_id, address, request, InstallSnapshotResponse, timeout, reader)
-
-    def timeout_now(
-        self,
-        server_id: ServerID,
-        address: ServerAddress,
-        request: TimeoutNowRequest,
-        timeout: float | None = None,
-    ) -> TimeoutNowResponse:
-        """Tell a server to campaign at once and wait until it has heard."""
-        if timeout is None:
-            timeout = self._timeout * _SLOW_FACTOR
-        return self._call(server_id, address, request, TimeoutNowResponse, timeout)
 
     def _call(
         self,
@@ -302,7 +288,8 @@ class InmemTransport(Calls):
         timeout: float | None,
         reader: SnapshotReader | None = None,
     ) -> R:
-        timeout = self._timeout if timeout is None else timeout
+        if timeout is None:
+            timeout = self._timeout * (_SLOW_FACTOR if isinstance(request, _SLOW) else 1)
         exchange = self.begin(
             server_id, address, request, self._runtime.condition(), timeout, reader
         )
