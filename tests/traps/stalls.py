@@ -2,9 +2,10 @@
 
 `make stalls MINUTES=n`: two clusters of three durable processes at default timeouts, with clients.
 In one, every process has its interpreter's lock held for 200 ms again and again, half of the time;
-in the other for 600 ms every five seconds, which is longer than the leader's lease. A C extension
-that computes without letting go of the lock does the same. Exit status: 0 when neither cluster had
-an election, 1 when one had, 2 when the check could not be made.
+in the other for 600 ms every five seconds, which is longer than the leader's lease; there the
+followers take turns: a leader whose whole quorum stands still for a lease must step down. A C
+extension that computes without letting go of the lock does the same. Exit status: 0 when neither
+cluster had an election, 1 when one had, 2 when the check could not be made.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,17 +34,22 @@ class Pattern:
 
     held: float
     free: float
+    followers_take_turns: bool = False
     holds: int = 0
     faults: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return f"held {self.held:.1f} s, free {self.free:.1f} s"
 
-    def hold_again_and_again(self, server: ServerProcess, ended: threading.Event) -> None:
-        """Have one server stand still until the end."""
+    def hold_again_and_again(
+        self, server: ServerProcess, turn: AbstractContextManager[object], ended: threading.Event
+    ) -> None:
+        """Have one server stand still until the end, each time when it is its turn."""
         chance = random.Random(server.id)
         while not ended.wait(self.free * (0.5 + chance.random())):
-            if "ok" not in server.ask({"do": "hold", "seconds": self.held}):
+            with turn:
+                answer = server.ask({"do": "hold", "seconds": self.held})
+            if "ok" not in answer:
                 self.faults.append(f"{server} did not answer")
                 return
             self.holds += 1
@@ -57,8 +64,12 @@ class Pattern:
             campaigns = -_campaigns(world)
             clients = Clients(world, history, CLIENTS, THOUGHT, seed=1)
             ended = threading.Event()
+            turns = threading.Lock() if self.followers_take_turns else nullcontext()
             holders = [
-                threading.Thread(target=self.hold_again_and_again, args=[server, ended])
+                threading.Thread(
+                    target=self.hold_again_and_again,
+                    args=[server, nullcontext() if server is leader else turns, ended],
+                )
                 for server in world.servers.values()
             ]
             for holder in holders:
@@ -93,7 +104,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make stalls", description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=1.0)
     seconds = parser.parse_args().minutes * 60
-    patterns = [Pattern(0.2, 0.2), Pattern(0.6, 4.4)]
+    patterns = [Pattern(0.2, 0.2), Pattern(0.6, 4.4, followers_take_turns=True)]
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="stalls-") as folder:
 
