@@ -15,10 +15,12 @@ import subprocess
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 CHUNK = 64 * 1024
+ANSWER_SECONDS = 30.0
 Pair = tuple[str, str]  # (from, to)
 
 
@@ -139,7 +141,8 @@ class Links:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.communicate()
+        with self._bounded():
+            self._process.communicate()
 
     def close(self, pairs: Iterable[Pair]) -> None:
         """Hold up all that travels these ways."""
@@ -166,10 +169,21 @@ class Links:
 
     def _read(self) -> Any:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        with self._bounded():
+            line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError("the process of the links has died")
+            raise RuntimeError("the process of the links has died, or did not answer")
         return json.loads(line)
+
+    @contextmanager
+    def _bounded(self) -> Iterator[None]:
+        """Give the process a while; one that hangs is killed, which ends every wait for it."""
+        timer = threading.Timer(ANSWER_SECONDS, self._process.kill)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 if __name__ == "__main__":
