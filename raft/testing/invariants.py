@@ -13,11 +13,18 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from raft.messages import AppendEntriesRequest, InstallSnapshotRequest, Request
-from raft.types import NO_ENTRY, NO_INDEX, NO_TERM, EntryID, Log, ServerID
+from raft.types import NO_ENTRY, NO_INDEX, NO_TERM, EntryID, Log, LogType, ServerID
 
 
 class InvariantViolation(AssertionError):  # noqa: N818 - it says what it is
     """A safety property of Raft did not hold."""
+
+
+class Vote(NamedTuple):
+    """What a vote record says: the candidate's id, empty for nobody."""
+
+    term: int
+    candidate: ServerID
 
 
 class _Seen(NamedTuple):
@@ -53,6 +60,7 @@ class Invariants:
         self._entry_terms: dict[int, int] = {NO_TERM: NO_INDEX}  # first index seen of each term
         self._committed: dict[int, _Committed] = {}
         self._committed_upto: dict[int, int] = {}  # highest index seen applied, by the term then
+        self._commits: set[int] = set()  # terms whose leader was seen to commit something
         self._progress: dict[tuple[ServerID, int], tuple[int, int]] = {}
 
     def check(self) -> None:
@@ -105,6 +113,17 @@ class Invariants:
             if last < acknowledged:
                 self.fail(f"vote: {node} decides by {last}, but has acknowledged {acknowledged}")
 
+    def recorded(self, node: ServerID, before: Vote, after: Vote) -> None:
+        """Report that a vote record replaces another: no term and no vote is taken back."""
+        with self._lock:
+            if after.term < before.term:
+                self.fail(f"vote: the term of {node} fell from {before.term} to {after.term}")
+            elif after.term == before.term and before.candidate not in ("", after.candidate):
+                self.fail(
+                    f"vote: {node} voted for {before.candidate} in term {before.term}, and now its"
+                    f" record says {after.candidate or 'nobody'}"
+                )
+
     def elected(self, node: ServerID, term: int, voters: Sequence[ServerID]) -> bool:
         """Tell whether a majority of these voters was seen to vote for a server, itself included.
 
@@ -144,6 +163,11 @@ class Invariants:
                 upto = self._committed_upto.get(term, NO_INDEX)
                 self._committed_upto[term] = max(upto, log.index)
 
+    def committed_own(self, term: int) -> None:
+        """Report that the leader of a term has found an entry of that term to be committed."""
+        with self._lock:
+            self._commits.add(term)
+
     def progressed(self, node: ServerID, incarnation: int, term: int, commit_index: int) -> None:
         """Report a node's numbers: neither falls while it runs, terms not even over a restart."""
         with self._lock:
@@ -167,6 +191,8 @@ class Invariants:
         seen = self._entries.get(key)
         if seen is None or (seen.prev_term is None and seen.checksum == log.checksum):
             self._entries[key] = _Seen(log.checksum, prev_term)
+            if seen is None and log.type is LogType.CONFIGURATION:
+                self._check_change(log)
             return
         if seen.checksum != log.checksum:
             self.fail(f"log matching: {node} has another entry {log.index} of term {log.term}")
@@ -174,6 +200,18 @@ class Invariants:
             self.fail(
                 f"log matching: at {node} entry {log.index} of term {log.term} follows one of term"
                 f" {prev_term}, elsewhere one of term {seen.prev_term}"
+            )
+
+    def _check_change(self, log: Log) -> None:
+        """Check that a leader changes the membership only once it has committed in its term.
+
+        Else a change of a former leader, not committed and not known here, may come back; the two
+        majorities then need not overlap (§4.1, and the correction of it from 2015).
+        """
+        if log.term not in self._commits and log.index > 1:
+            self.fail(
+                f"membership: entry {log.index} changes it, but nothing of term {log.term} was"
+                " committed before"
             )
 
     def _check_leader_completeness(self, first: Log) -> None:

@@ -58,6 +58,25 @@ def test_a_commit_that_only_a_minority_has_on_disk_is_found():
     assert f"['{leader_id}'] of ['n1', 'n2', 'n3']" in found
 
 
+def test_a_server_that_uses_another_configuration_than_its_latest_is_found():
+    def story(cluster, leader):
+        follower = next(s for s in cluster.servers.values() if s is not leader)
+        cluster.wait_for(lambda: follower.disk.content.logs.get(3), 60, "the entries")
+        members = follower.node._core.membership
+        found = [cluster.network.witness.wrong_members(follower.id, index) for index in (0, 1, 2)]
+        for members.latest_index in (2, 9):
+            found.append(cluster.network.witness.wrong_members(follower.id, 0))
+        return found
+
+    assert in_led_cluster(3, story) == [
+        "",
+        "",
+        "uses the configuration of entry 1, and has that of 2",
+        "uses the configuration of entry 2, which it has not",
+        "uses the configuration of entry 9, which it has not",
+    ]
+
+
 def test_a_leader_without_the_votes_of_a_majority_is_found():
     def story(cluster, leader):
         leader.last_led = 0

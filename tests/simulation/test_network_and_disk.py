@@ -1,9 +1,11 @@
 """The simulated network and disk: what gets through, what a crash leaves."""
 
 import io
+from dataclasses import replace
 
 import pytest
 
+from raft.codec import encode_hard_state
 from raft.errors import (
     ConnectionLostError,
     LogNotFoundError,
@@ -398,7 +400,7 @@ def test_an_acknowledgement_of_what_is_not_on_disk_is_found():
     durable = []
 
     def run(world):
-        world.network.has_durably = lambda *entry: entry in durable
+        world.network.witness.has_durably = lambda *entry: entry in durable
         world.a.append_entries("b", "b:1", appending(1, 3))
         world.a.append_entries("b", "b:1", AppendEntriesRequest(A, 2, 5, 1))
         durable.append(("b", 7, 2))
@@ -409,6 +411,49 @@ def test_an_acknowledgement_of_what_is_not_on_disk_is_found():
         "b acknowledged entry 3, not on its disk",
         "b acknowledged entry 5, not on its disk",
     ]
+
+
+def test_whoever_follows_a_leader_has_its_term_on_disk():
+    def run(world):
+        world.network.witness.has_term = lambda server, term: (server, term) != ("b", 2)
+        world.a.append_entries("b", "b:1", HEARTBEAT)
+        world.a.append_entries("b", "b:1", replace(HEARTBEAT, term=1))
+        return world.network.invariants.violations
+
+    assert in_world(run) == ["b follows a leader of term 2, not on its disk"]
+
+
+def test_wrong_members_are_found_where_entries_or_a_snapshot_are_accepted():
+    def run(world):
+        world.network.witness.wrong_members = lambda _, index: f"has {index}"
+        world.a.append_entries("b", "b:1", appending(1, 3))
+        snapshot = InstallSnapshotRequest(A, 2, 9, 2, configuration_index=7)
+        world.a.install_snapshot("b", "b:1", snapshot, io.BytesIO())
+        return world.network.invariants.violations
+
+    assert in_world(run) == ["membership: b has 0", "membership: b has 7"]
+
+
+def test_an_answer_for_another_server_is_found():
+    network = SimNetwork(Scheduler(1), Invariants())
+    answer = AppendEntriesResponse(B, 2, 0, success=True)
+
+    network.answered("b", "b", HEARTBEAT, answer, None)
+    network.answered("b", "c", HEARTBEAT, None, WrongServerError("c was meant"))
+    assert network.invariants.violations == []
+    network.answered("b", "c", HEARTBEAT, answer, None)
+
+    assert network.invariants.violations == ["identity: b answers what is meant for c"]
+
+
+def test_a_vote_that_is_taken_back_is_found():
+    def run(scheduler, disk, process, store):
+        store.set(b"HardState", encode_hard_state(3, "n2", "n2:1"))
+        store.set(b"other", b"x")
+        store.set(b"HardState", encode_hard_state(3, "", ""))
+        return disk.invariants.violations
+
+    assert on_disk(run) == ["vote: n1 voted for n2 in term 3, and now its record says nobody"]
 
 
 def test_an_old_suffix_that_is_left_behind_new_entries_is_found():

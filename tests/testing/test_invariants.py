@@ -1,10 +1,12 @@
 """The checks of Raft's safety properties: each finds a breach of its own, and nothing else."""
 
+import itertools
+
 import pytest
 
 from raft.messages import AppendEntriesRequest, InstallSnapshotRequest, RPCHeader, TimeoutNowRequest
-from raft.testing.invariants import Invariants, InvariantViolation
-from raft.types import EntryID, Log
+from raft.testing.invariants import Invariants, InvariantViolation, Vote
+from raft.types import EntryID, Log, LogType
 
 
 def entry(index, term, data=b""):
@@ -50,6 +52,38 @@ def test_two_votes_in_one_term_are_found(invariants):
     invariants.voted("c", 2, "b")
 
     assert invariants.violations == ["vote: c voted for a and b in term 2"]
+
+
+def test_a_vote_record_that_takes_back_its_vote_or_its_term_is_found(invariants):
+    records = [Vote(1, ""), Vote(1, "a"), Vote(1, "a"), Vote(3, ""), Vote(3, "b"), Vote(4, "")]
+    for before, after in itertools.pairwise(records):
+        invariants.recorded("c", before, after)
+    assert invariants.violations == []
+
+    invariants.recorded("c", Vote(3, "b"), Vote(3, ""))
+    invariants.recorded("c", Vote(3, "b"), Vote(3, "a"))
+    invariants.recorded("c", Vote(3, ""), Vote(2, "a"))
+
+    assert invariants.violations == [
+        "vote: c voted for b in term 3, and now its record says nobody",
+        "vote: c voted for b in term 3, and now its record says a",
+        "vote: the term of c fell from 3 to 2",
+    ]
+
+
+def test_a_change_of_members_before_a_commit_of_the_term_is_found(invariants):
+    first = Log(1, 1, LogType.CONFIGURATION).sealed()
+    invariants.stored("a", 0, [first])
+    invariants.committed_own(2)
+    invariants.stored("a", 2, [Log(4, 2, LogType.CONFIGURATION).sealed()])
+    assert invariants.violations == []
+
+    change = Log(5, 3, LogType.CONFIGURATION).sealed()
+    invariants.stored("a", 2, [change])
+    invariants.stored("b", 2, [change])
+
+    (found,) = invariants.violations
+    assert found.startswith("membership: entry 5 changes it, but nothing of term 3 was committed")
 
 
 def test_another_entry_of_the_same_index_and_term_is_found(invariants):

@@ -7,7 +7,7 @@ switch points, with not one line of clean-up, and the disk decides what it still
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from raft.bootstrap import bootstrap_cluster
@@ -20,7 +20,7 @@ from raft.stores.inmem import InmemStore
 from raft.testing.invariants import Invariants
 from raft.testing.simulation.disk import SimDisk, SimReplacingStore, SimSnapshotStore, SimStore
 from raft.testing.simulation.machine import MarkedBatchingFSM, MarkedFSM
-from raft.testing.simulation.network import SimNetwork
+from raft.testing.simulation.network import SimNetwork, Witness
 from raft.testing.simulation.oracle import Oracle
 from raft.testing.simulation.primitives import SimEvent
 from raft.testing.simulation.runtime import (
@@ -34,7 +34,9 @@ from raft.types import (
     NO_INDEX,
     NO_TERM,
     Configuration,
+    EntryID,
     Log,
+    LogType,
     RaftState,
     Server,
     ServerAddress,
@@ -198,6 +200,40 @@ class SimServer:
         return True, outcome[0]
 
 
+class ServerWitness(Witness):
+    """Knows the disks and the nodes of a cluster's servers."""
+
+    def __init__(self, servers: Mapping[ServerID, SimServer]) -> None:
+        self._servers = servers
+
+    def has_term(self, server_id: ServerID, term: int) -> bool:
+        """Look into the vote record."""
+        return self._servers[server_id].disk.content.vote().term >= term
+
+    def has_durably(self, server_id: ServerID, index: int, term: int) -> bool:
+        """Look into log and snapshots."""
+        return self._servers[server_id].disk.has_durably(index, term)
+
+    def last_entry(self, server_id: ServerID) -> EntryID:
+        """Look at the end of the log."""
+        return self._servers[server_id].disk.last_entry()
+
+    def wrong_members(self, server_id: ServerID, index: int) -> str:
+        """Compare with log and snapshots: the latest configuration there is in use (§4.1)."""
+        server = self._servers[server_id]
+        if server.node is None:
+            return ""
+        used = server.node._core.membership.latest_index
+        log, snapshots = server.disk.content.logs.get(used), server.disk.content.snapshots.values()
+        if used < index:
+            return f"uses the configuration of entry {used}, and has that of {index}"
+        if log is None:
+            is_there = used == NO_INDEX or any(meta.index >= used for meta, _ in snapshots)
+        else:
+            is_there = log.type is LogType.CONFIGURATION or not log.is_intact()
+        return "" if is_there else f"uses the configuration of entry {used}, which it has not"
+
+
 class NodeFailedError(SimulationError):
     """A node has shut itself down because of a bug; `__cause__` is what it died of."""
 
@@ -230,10 +266,7 @@ class SimCluster:
         if network is not None:
             return  # of another cluster, which is the one that is looked at
         scheduler.on_step = self.check
-        self.network.last_entry = lambda server_id: self.servers[server_id].disk.last_entry()
-        self.network.has_durably = lambda server_id, index, term: self.servers[
-            server_id
-        ].disk.has_durably(index, term)
+        self.network.witness = ServerWitness(self.servers)
 
     def add(self, address: ServerAddress = "") -> SimServer:
         """Add a blank server that is down, under an id and usually an address of its own."""
@@ -293,6 +326,7 @@ class SimCluster:
         if role is RaftState.LEADER:
             self._note_leader(server, term)
             if seen[0] == term and seen[1] < commit_index:
+                self.invariants.committed_own(term)
                 self._check_commit(server, term, commit_index)
         elif role is RaftState.SHUTDOWN:
             self._look_for_failure(server)

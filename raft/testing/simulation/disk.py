@@ -14,15 +14,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from raft.codec import decode_hard_state
 from raft.engine.damage import DAMAGE_KEY
+from raft.engine.state import HARD_STATE_KEY
 from raft.errors import KeyNotFoundError, LogNotFoundError, SnapshotError
 from raft.interfaces import SnapshotSink
 from raft.messages import SnapshotReader
-from raft.testing.invariants import Invariants
+from raft.testing.invariants import Invariants, Vote
 from raft.testing.simulation.runtime import ProcessState, Scheduler, SimRuntime
 from raft.types import (
     NO_ENTRY,
     NO_INDEX,
+    NO_TERM,
     SNAPSHOT_VERSION,
     Configuration,
     EntryID,
@@ -47,6 +50,11 @@ class Content:
     values: dict[bytes, bytes] = field(default_factory=dict)
     numbers: dict[bytes, int] = field(default_factory=dict)
     snapshots: dict[str, tuple[SnapshotMeta, bytes]] = field(default_factory=dict)
+
+    def vote(self) -> Vote:
+        """Return what the vote record says."""
+        record = self.values.get(HARD_STATE_KEY)
+        return Vote(NO_TERM, "") if record is None else _vote(record)
 
 
 Change = Callable[[Content], None]
@@ -135,6 +143,10 @@ class SimDisk:
         before = self.content.logs.get(logs[0].index - 1)
         prev_term = 0 if logs[0].index == 1 else None if before is None else before.term
         self.invariants.stored(self._server_id, prev_term, logs)
+
+    def voted(self, before: Vote, record: bytes) -> None:
+        """Report that a vote record is replaced."""
+        self.invariants.recorded(self._server_id, before, _vote(record))
 
     def check(self) -> None:
         """Report the whole log, as a node finds it at its start; it must have no hole."""
@@ -265,7 +277,13 @@ class SimStore:
 
     def set(self, key: bytes, value: bytes) -> None:
         """Store a value."""
-        self._commit(lambda content: content.values.update({key: value}))
+
+        def change(content: Content) -> None:
+            if key == HARD_STATE_KEY:
+                self._disk.voted(content.vote(), value)
+            content.values[key] = value
+
+        self._commit(change)
 
     def get(self, key: bytes) -> bytes:
         """Return a value, or raise `KeyNotFoundError`."""
@@ -310,6 +328,11 @@ def _has(content: Content, index: int, term: int) -> bool:
     if log is not None:
         return log.term == term
     return any(meta.index >= index for meta, _ in content.snapshots.values())
+
+
+def _vote(record: bytes) -> Vote:
+    term, candidate, _ = decode_hard_state(record)
+    return Vote(term, candidate)
 
 
 def _change_nothing(_: Content) -> None:

@@ -16,6 +16,7 @@ from raft.messages import (
     RPC_TYPES,
     AppendEntriesRequest,
     AppendEntriesResponse,
+    InstallSnapshotRequest,
     InstallSnapshotResponse,
     Request,
     RequestVoteRequest,
@@ -26,7 +27,7 @@ from raft.messages import (
 from raft.testing.invariants import Invariants
 from raft.testing.simulation.runtime import ProcessState, Scheduler, SimRuntime
 from raft.transport.delivery import describe, error_kind, remote_error
-from raft.types import EntryID, ServerAddress, ServerID
+from raft.types import NO_INDEX, EntryID, ServerAddress, ServerID
 
 _SHORTEST_DELAY = 0.0003  # seconds one way
 _USUAL_DELAY = 0.004
@@ -88,6 +89,29 @@ class Host(Protocol):
         """Take a request in; on a task of the host's process."""
 
 
+class Witness:
+    """Who knows the servers that answer; this one has nothing to say against them."""
+
+    def has_term(self, _server_id: ServerID, _term: int) -> bool:
+        """Tell whether a server that follows a leader has its term on disk."""
+        return True
+
+    def has_durably(self, _server_id: ServerID, _index: int, _term: int) -> bool:
+        """Tell whether a server has an entry on disk that it acknowledges."""
+        return True
+
+    def last_entry(self, _server_id: ServerID) -> EntryID:
+        """Return where the log of a server that votes ends, on disk."""
+        return EntryID()
+
+    def wrong_members(self, _server_id: ServerID, _index: int) -> str:
+        """Say what is wrong with the configuration that a server uses, empty for nothing.
+
+        Asked where it has accepted entries or a snapshot, with the index of the one in there.
+        """
+        return ""
+
+
 class SimNetwork:
     """All ways between servers. Closed ways and rates may be changed at any time."""
 
@@ -99,10 +123,7 @@ class SimNetwork:
         self.loss = 0.0  # chance of each message to be lost
         self.duplication = 0.0  # chance of each plain request to arrive twice
         self.slowness = 1.0  # multiplies every delay
-        # Asked at each acknowledgement of entries: does this server have that entry on disk?
-        self.has_durably: Callable[[ServerID, int, int], bool] = lambda *_: True
-        # Asked at each vote: where does this server's log end, on disk?
-        self.last_entry: Callable[[ServerID], EntryID] = lambda _: EntryID()
+        self.witness = Witness()
         self.on_vote: Callable[[ServerID], None] = lambda _: None
         self.strangers: dict[ServerID, None] = {}  # servers of another cluster: not looked at
         self.messages = 0
@@ -210,24 +231,49 @@ class SimNetwork:
         return Frame(*encode_message(request), cluster_id, wanted)
 
     def answered(
-        self, host: ServerID, request: Request, response: Response | None, error: Exception | None
+        self,
+        host: ServerID,
+        wanted: ServerID,
+        request: Request,
+        response: Response | None,
+        error: Exception | None,
     ) -> Answer:
         """Encode an answer that is about to be sent, and report what it says."""
-        if host in self.strangers:
-            return Answer.of(response, error)
-        is_vote = isinstance(request, RequestVoteRequest)
-        if is_vote and isinstance(response, RequestVoteResponse) and response.granted:
-            self.invariants.voted(host, response.term, request.header.id)
-            self.invariants.decided(host, self.last_entry(host))
-            self.on_vote(host)
-        if isinstance(request, AppendEntriesRequest) and not request.is_heartbeat():
-            index, term = request.prev_log_index, request.prev_log_term
-            if request.entries:
-                index, term = request.entries[-1].index, request.entries[-1].term
-            if isinstance(response, AppendEntriesResponse) and response.success and index:
-                self.invariants.acknowledged(host, EntryID(term, index))
-                if not self.has_durably(host, index, term):
-                    self.invariants.fail(f"{host} acknowledged entry {index}, not on its disk")
-        if isinstance(response, InstallSnapshotResponse) and response.success:
-            self.installs += 1
+        if host not in self.strangers and response is not None:
+            if wanted and wanted != host:
+                self.invariants.fail(f"identity: {host} answers what is meant for {wanted}")
+            self._look(host, request, response)
         return Answer.of(response, error)
+
+    def _look(self, host: ServerID, request: Request, response: Response) -> None:
+        """Report what an answer says."""
+        if isinstance(request, RequestVoteRequest):
+            if isinstance(response, RequestVoteResponse) and response.granted:
+                self.invariants.voted(host, response.term, request.header.id)
+                self.invariants.decided(host, self.witness.last_entry(host))
+                self.on_vote(host)
+        elif isinstance(request, AppendEntriesRequest):
+            if isinstance(response, AppendEntriesResponse) and response.success:
+                if not self.witness.has_term(host, request.term):
+                    text = f"{host} follows a leader of term {request.term}, not on its disk"
+                    self.invariants.fail(text)
+                if not request.is_heartbeat():
+                    self._look_at_entries(host, request)
+        elif isinstance(response, InstallSnapshotResponse) and response.success:
+            self.installs += 1
+            if isinstance(request, InstallSnapshotRequest):
+                self._look_at_members(host, request.configuration_index)
+
+    def _look_at_entries(self, host: ServerID, request: AppendEntriesRequest) -> None:
+        index, term = request.prev_log_index, request.prev_log_term
+        if request.entries:
+            index, term = request.entries[-1].index, request.entries[-1].term
+        if index:
+            self.invariants.acknowledged(host, EntryID(term, index))
+            if not self.witness.has_durably(host, index, term):
+                self.invariants.fail(f"{host} acknowledged entry {index}, not on its disk")
+        self._look_at_members(host, NO_INDEX)
+
+    def _look_at_members(self, host: ServerID, index: int) -> None:
+        if wrong := self.witness.wrong_members(host, index):
+            self.invariants.fail(f"membership: {host} {wrong}")

@@ -230,8 +230,8 @@ class SimTransport(Calls):
             return
 
         def answer(response: Response | None, error: Exception | None) -> None:
-            packed = self.network.answered(self._identity.server_id, request, response, error)
-            respond(packed)
+            host = self._identity.server_id
+            respond(self.network.answered(host, frame.wanted, request, response, error))
 
         self._delivery.deliver(RPC(request, answer, reader, frame.cluster_id), _TIMEOUT)
 
