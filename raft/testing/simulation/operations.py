@@ -25,6 +25,7 @@ _CALL_SECONDS = 4.0
 _CATCH_UP_SECONDS = 8.0
 _MOST_VOTERS = 6
 _STRANGE_TERM = 50  # later than what a run gets to, mostly
+_LONGEST_SWAP = 2.0  # seconds that two servers have each other's address
 _LARGEST_LEAP = 40  # indexes by which a snapshot given by a user may be ahead
 
 Action = Callable[[Raft], object]
@@ -57,6 +58,7 @@ class Operations:
             (3, self.restore),
             (1, self.reload_settings),
             (1, self.mistake),
+            (1, self.swap_addresses),
         ]
 
     def repair(self) -> None:
@@ -213,6 +215,20 @@ class Operations:
         self._stranger = stranger = start_stranger(self._cluster)
         self._mistaken[victim.id] = None
         self._spawn(partial(self._let_in, stranger, victim))
+        return True
+
+    def swap_addresses(self) -> bool:
+        """Start two servers under each other's address, for a while."""
+        pair = self._targets.some(2)
+        if len(pair) < 2 or not self.is_quiet() or self.lost():
+            return False  # others shall know servers by their right address
+        for seconds in (_LONGEST_SWAP * self._scheduler.chance.random(), 0.0):
+            for server in pair:
+                server.crash()
+            pair[0].address, pair[1].address = pair[1].address, pair[0].address
+            for server in pair:
+                server.start()
+            self._scheduler.sleep(seconds)
         return True
 
     def _let_in(self, stranger: SimServer, victim: SimServer) -> None:
