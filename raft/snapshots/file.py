@@ -24,7 +24,7 @@ from raft.interfaces import SnapshotSink
 from raft.messages import SnapshotReader
 from raft.runtime import THREADS, Runtime
 from raft.snapshots.crc64 import crc64
-from raft.snapshots.metadata import decode_metadata, encode_metadata
+from raft.snapshots.metadata import decode_metadata, encode_metadata, seal_metadata
 from raft.types import SNAPSHOT_VERSION, Configuration, SnapshotMeta
 
 _log = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ class FileSnapshotStore:
         with self._lock, _explained(f"cannot settle snapshot {snapshot_id}"):
             meta, crc = _read_metadata(path)
             if meta.unsettled:
-                _replace_durably(path / _META, encode_metadata(replace(meta, unsettled=False), crc))
+                _replace_durably(path / _META, _metadata(replace(meta, unsettled=False), crc))
                 self._reap()
 
     def remove(self, snapshot_id: str) -> None:
@@ -245,7 +245,7 @@ class FileSnapshotSink:
         self._crc = 0
         self._is_over = False
         self._error: BaseException | None = None
-        _write_durably(path / _META, encode_metadata(meta, None))
+        _write_durably(path / _META, _metadata(meta, None))
         self._state = (path / _STATE).open("xb", buffering=0)
         _mark_writer(self._state)
 
@@ -287,7 +287,7 @@ class FileSnapshotSink:
         self._flush()
         os.fsync(self._state.fileno())
         meta = replace(self._meta, size=self._size)
-        _write_durably(self._path / _META, encode_metadata(meta, self._crc))
+        _write_durably(self._path / _META, _metadata(meta, self._crc))
         _sync_directory(self._path)
         self._store.publish(meta, self._path)
 
@@ -326,6 +326,10 @@ def _explained(what: str) -> Iterator[None]:
         yield
     except OSError as exc:
         raise SnapshotError(f"{what}: {exc}") from exc
+
+
+def _metadata(meta: SnapshotMeta, crc: int | None) -> bytes:
+    return seal_metadata(encode_metadata(meta, crc))
 
 
 def _read_metadata(path: Path) -> tuple[SnapshotMeta, int | None]:

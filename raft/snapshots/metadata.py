@@ -12,6 +12,7 @@ from typing import Any
 
 from raft.codec import MAX_UINT64, decode_peers, encode_peers
 from raft.errors import ProtocolError, SnapshotError, SnapshotVersionError
+from raft.snapshots.crc64 import crc64
 from raft.types import (
     SNAPSHOT_VERSION,
     Configuration,
@@ -21,6 +22,11 @@ from raft.types import (
 )
 
 _LEGACY_VERSION = 0  # no configuration, only the list of peers; read, never written
+
+_SEAL_KEY = "Seal"
+_SEAL_MARK = b',"%s":"' % _SEAL_KEY.encode()
+_SEAL = _SEAL_MARK + b'%s"'
+_END = b"}\n"
 
 # What the original's encoder escapes besides what JSON demands.
 _ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
@@ -51,9 +57,29 @@ def encode_metadata(meta: SnapshotMeta, crc: int | None) -> bytes:
     return text.translate(_ESCAPES).encode() + b"\n"
 
 
+def seal_metadata(data: bytes) -> bytes:
+    """Return encoded metadata with a checksum over its own bytes: the original's is of the content.
+
+    The original ignores the additional key.
+    """
+    body = data.removesuffix(_END)
+    return body + _SEAL % _encode_base64(crc64(body).to_bytes(8, "big")).encode() + _END
+
+
+def _check_seal(data: bytes) -> None:
+    """Raise `ValueError` if sealed metadata has changed; what others wrote has no seal."""
+    body, mark, _ = data.rpartition(_SEAL_MARK)
+    if mark and data != seal_metadata(body + _END):
+        raise ValueError(
+            "it was changed after it was written. If that was by hand and on purpose, remove the"
+            f" key {_SEAL_KEY}; else the snapshot is damaged"
+        )
+
+
 def decode_metadata(data: bytes) -> tuple[SnapshotMeta, int | None]:
     """Return what a `meta.json` says, and the CRC, None when the snapshot is not finished."""
     try:
+        _check_seal(data)
         # The original reads the first value, ignores what follows, and matches keys in any case.
         value, _ = json.JSONDecoder().raw_decode(data.decode().lstrip())
         fields = {key.lower(): field for key, field in value.items()}

@@ -12,6 +12,7 @@ from raft.errors import SnapshotCorruptError, SnapshotError
 from raft.interfaces import SnapshotSink, SnapshotStore
 from raft.runtime import ThreadRuntime
 from raft.snapshots import FileSnapshotStore
+from raft.snapshots.metadata import seal_metadata
 from raft.testing.contracts import CONFIGURATION, begin_snapshot, read_all, take_snapshot
 from raft.types import Configuration, Server, ServerSuffrage
 
@@ -177,8 +178,10 @@ def test_the_originals_files_are_written(tmp_path, name):
     sink.write((original / "state.bin").read_bytes())
     sink.close()
 
-    for file in ("meta.json", "state.bin"):
-        assert (tmp_path / "snapshots" / name / file).read_bytes() == (original / file).read_bytes()
+    written = tmp_path / "snapshots" / name
+    assert (written / "state.bin").read_bytes() == (original / "state.bin").read_bytes()
+    metadata = (original / "meta.json").read_bytes()
+    assert (written / "meta.json").read_bytes() == seal_metadata(metadata)  # one more key
 
 
 def test_names_of_the_same_millisecond_differ(tmp_path):

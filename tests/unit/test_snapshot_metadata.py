@@ -1,11 +1,12 @@
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from raft.codec import decode_peers, encode_peers
 from raft.errors import ProtocolError, SnapshotError, SnapshotVersionError
-from raft.snapshots.metadata import decode_metadata, encode_metadata
+from raft.snapshots.metadata import decode_metadata, encode_metadata, seal_metadata
 from raft.types import Configuration, Server, ServerSuffrage, SnapshotMeta
 
 VECTORS = Path(__file__).parent.parent / "vectors"
@@ -72,6 +73,29 @@ def test_text_is_escaped_as_the_original_does():
     assert rb'"ID":"\u003c\u0026\u003e"' in data
     assert '"Address":"\\u2028ä"'.encode() in data
     assert decode_metadata(data) == (meta, None)
+
+
+def test_no_bit_of_sealed_metadata_changes_what_is_read_unnoticed():
+    meta = SnapshotMeta("3-10-5", 10, 3, Configuration([Server("a", "a:1")]), 2, 13, unsettled=True)
+    data = seal_metadata(encode_metadata(meta, 7))
+    assert decode_metadata(data) == (meta, 7)
+
+    for bit in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with suppress(SnapshotError):
+            assert decode_metadata(bytes(flipped)) == (meta, 7)
+
+
+def test_metadata_that_was_edited_is_refused_until_its_seal_is_removed():
+    data = seal_metadata(encode_metadata(META, 7))
+    edited = data.replace(b'"a:1"', b'"b:1"')
+
+    with pytest.raises(SnapshotError, match="remove the key Seal"):
+        decode_metadata(edited)
+
+    meta, _ = decode_metadata(edited.partition(b',"Seal"')[0] + b"}\n")
+    assert meta.configuration == Configuration([Server("a", "b:1")])
 
 
 def test_only_an_unsettled_snapshot_has_a_key_that_the_original_lacks():
