@@ -49,10 +49,13 @@ class Mark:
 
     def check(self, position: Position) -> None:
         """Take the position of a store just opened, or raise `StoreError` if it fell back."""
-        if self._is_kept and self._descriptor is None:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-            self._descriptor = os.open(self._path, flags, 0o644)
-        marked = self._read()
+        try:
+            marked = self._read()
+        except OSError as exc:
+            raise StoreError(
+                f"cannot read {self._path}, which says how far {self._store_path} has come: {exc}."
+                " Let this process read and write it"
+            ) from exc
         if position < marked:
             raise StoreError(
                 f"{self._store_path} has lost acknowledged entries or votes: it ends at entry"
@@ -83,8 +86,10 @@ class Mark:
 
     def _read(self) -> Position:
         """Return what the file says; nothing, if it does not say it for certain."""
-        if self._descriptor is None:
+        if not self._is_kept:
             return Position()
+        if self._descriptor is None:
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         record = os.pread(self._descriptor, _RECORD.size, 0)
         if len(record) < _RECORD.size:
             return Position()

@@ -162,6 +162,20 @@ def test_a_mark_that_says_nothing_for_certain_is_passed_over(store, path, conten
     assert mark_of(path).read_bytes() not in (content, b"")
 
 
+def test_a_mark_that_cannot_be_read_is_an_error_that_says_so(store, path):
+    store.store_logs(entries(1, 3))
+    store.close()
+    mark_of(path).unlink()
+    mark_of(path).mkdir()
+
+    with pytest.raises(StoreError, match=r"cannot read .*raft\.db\.mark.*Let this process"):
+        SQLiteStore(path)
+
+    mark_of(path).rmdir()
+    with SQLiteStore(path) as again:
+        assert again.last_index() == 3
+
+
 def test_a_mark_that_cannot_be_written_stops_no_commit(store, path, monkeypatch, caplog):
     def fail(*_):
         raise OSError(28, "No space left on device")
