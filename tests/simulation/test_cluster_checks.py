@@ -1,5 +1,7 @@
 """What is looked at after each step of a node, and what may be harmed."""
 
+import io
+
 import pytest
 
 from raft.codec import encode_configuration
@@ -7,7 +9,7 @@ from raft.errors import RaftInternalError, UnsettledSnapshotError
 from raft.testing.contracts import entries
 from raft.testing.simulation.cluster import NodeFailedError, SimCluster
 from raft.testing.simulation.harm import is_whole, may_harm
-from raft.testing.simulation.machine import MarkedFSM
+from raft.testing.simulation.machine import NO_MARK, MarkedFSM, pack_state
 from raft.testing.simulation.runtime import Scheduler
 from raft.types import Configuration, Log, LogType
 
@@ -136,6 +138,29 @@ def test_a_change_that_may_come_into_force_counts_for_what_may_be_harmed():
     ).sealed()
 
     assert not may_harm(cluster, servers[2])
+
+
+def restored(index, *, failures=0):
+    """Return what is found when entries up to 3, and then a snapshot up to `index`, come."""
+    cluster, (server,) = new_cluster(1)
+    fsm = MarkedFSM(lambda _: None, lambda _: None, server._marked, server._disorder)
+    for log in entries(1, 3):
+        fsm.apply(log)
+    fsm.fails_to_restore = failures
+    for _ in range(failures):
+        with pytest.raises(OSError, match="simulated"):
+            fsm.restore(io.BytesIO(pack_state(NO_MARK, entries(1, 4))))
+    fsm.restore(io.BytesIO(pack_state(NO_MARK, entries(1, index))))
+    return cluster.invariants.violations
+
+
+def test_a_snapshot_that_is_older_than_the_state_is_a_violation():
+    assert restored(2) == ["order: n1 went back from 3 to 2"]
+    assert restored(3) == []
+
+
+def test_after_a_failed_restore_an_older_snapshot_may_follow():
+    assert restored(1, failures=1) == []
 
 
 def test_entries_that_go_back_are_a_violation():

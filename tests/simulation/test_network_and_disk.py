@@ -231,6 +231,31 @@ def test_a_snapshot_travels_in_pieces():
     assert now > 1000.02
 
 
+def test_a_repeated_snapshot_arrives_twice_and_whole():
+    data = bytes(range(256)) * 20
+
+    def run(world):
+        world.network.duplication = 1.0
+        request = InstallSnapshotRequest(A, 2, 9, 2, size=len(data))
+        world.a.install_snapshot("b", "b:1", request, io.BytesIO(data))
+        world.scheduler.sleep(5.0)
+        return len(world.requests), sorted(world.snapshot) == sorted(data * 2)
+
+    assert in_world(run) == (2, True)
+
+
+def test_a_snapshot_may_take_as_long_as_a_large_one():
+    data = bytes(range(256)) * 20
+
+    def run(world):
+        world.network.snapshot_slowness = 50.0
+        request = InstallSnapshotRequest(A, 2, 9, 2, size=len(data))
+        world.a.install_snapshot("b", "b:1", request, io.BytesIO(data))
+        return world.scheduler.now
+
+    assert in_world(run) > 1001.0
+
+
 def test_closing_fails_the_calls_under_way_and_those_that_follow():
     def run(world):
         world.scheduler.call_later(1.0, world.a.close)

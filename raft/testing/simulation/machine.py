@@ -35,8 +35,9 @@ def unpack_state(data: bytes) -> tuple[bytes, list[Log]]:
 class MarkedFSM(RecordingFSM):
     """A `RecordingFSM` with the mark of the user restore that it goes back to.
 
-    `on_mark` is told the mark of every state restored, before it counts. Invariant: indexes of
-    commands ascend; `on_disorder` is told of one that does not.
+    `on_mark` is told the mark of every state restored, before it counts. Invariants: indexes of
+    commands ascend; a snapshot with the same mark is no older than the state, unless that is what
+    a failed restore has left. `on_disorder` is told of what breaks them.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class MarkedFSM(RecordingFSM):
     ) -> None:
         super().__init__(on_apply, on_restore)
         self.fails_to_restore = 0  # so many restores fail half way
+        self._is_whole = True  # the latest restore did not
         self._on_mark = on_mark
         self._on_disorder = on_disorder
         self.mark = NO_MARK
@@ -79,7 +81,12 @@ class MarkedFSM(RecordingFSM):
         if self.fails_to_restore:
             self.fails_to_restore -= 1
             self._logs = logs[: len(logs) // 2]
+            self._is_whole = False
             raise OSError("simulated failure of a restore")
+        newest = logs[-1].index if logs else NO_INDEX
+        if self._is_whole and mark == self.mark and newest < self.last_index():
+            self._on_disorder(f"went back from {self.last_index()} to {newest}")
+        self._is_whole = True
         self._on_mark(mark)
         for log in logs:
             self._on_restore(log)

@@ -8,6 +8,7 @@ was under way when a connection was closed arrives all the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple, Protocol, cast
 
 from raft.codec import decode_message, encode_message
@@ -112,6 +113,13 @@ class Witness:
         return ""
 
 
+class Stream(SnapshotReader, Protocol):
+    """The bytes of a snapshot under way."""
+
+    def again(self) -> SnapshotReader:
+        """Return the same bytes for another reader, as they come; before the first was sent."""
+
+
 class SimNetwork:
     """All ways between servers. Closed ways and rates may be changed at any time."""
 
@@ -123,6 +131,7 @@ class SimNetwork:
         self.loss = 0.0  # chance of each message to be lost
         self.duplication = 0.0  # chance of each plain request to arrive twice
         self.slowness = 1.0  # multiplies every delay
+        self.snapshot_slowness = 1.0  # and this the time that a snapshot takes to send
         self.witness = Witness()
         self.on_vote: Callable[[ServerID], None] = lambda _: None
         self.strangers: dict[ServerID, None] = {}  # servers of another cluster: not looked at
@@ -188,7 +197,7 @@ class SimNetwork:
         target: ServerAddress,
         frame: Frame,
         on_answer: Callable[[Answer], None],
-        stream: SnapshotReader | None = None,
+        stream: Stream | None = None,
     ) -> None:
         """Send a plain request; `on_answer` is called on no task, or never."""
         if self.is_lost(source.address, target):
@@ -198,23 +207,20 @@ class SimNetwork:
             if not self.is_lost(target, source.address):
                 self.scheduler.call_later(self.delay(), lambda: on_answer(answer))
 
-        def arrive() -> None:
+        def arrive(reader: SnapshotReader | None) -> None:
             host = self.host(target)
             if not self.is_open(source.address, target):
                 self.lost += 1
             elif host is None:
                 respond(Answer.of(None, PeerUnreachableError(f"nobody answers at {target}")))
             else:
-                self.start(host, source, lambda: host.receive(frame, respond, stream))
+                self.start(host, source, lambda: host.receive(frame, respond, reader))
 
-        self.scheduler.call_later(self.delay(), arrive)
-        if (
-            self.duplication
-            and stream is None
-            and self.scheduler.chance.random() < self.duplication
-        ):
+        self.scheduler.call_later(self.delay(), partial(arrive, stream))
+        if self.duplication and self.scheduler.chance.random() < self.duplication:
+            echo = None if stream is None else stream.again()
             lateness = 4.0 ** (1.0 + _LATEST_ECHO * self.scheduler.chance.random())
-            self.scheduler.call_later(self.delay() * lateness, arrive)
+            self.scheduler.call_later(self.delay() * lateness, partial(arrive, echo))
 
     def start(self, host: Host, source: Host, target: Callable[[], None]) -> None:
         """Run something on a connection's task at a host; may be called on no task."""

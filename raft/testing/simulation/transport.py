@@ -162,7 +162,8 @@ class SimTransport(Calls):
         call = self._begin(server_id, address, request, stream)
         try:
             while not call.is_over() and (piece := reader.read(_PIECE_BYTES)):
-                self.process.scheduler.sleep(_PIECE_SECONDS * self.process.random())
+                seconds = _PIECE_SECONDS * self.network.snapshot_slowness
+                self.process.scheduler.sleep(seconds * self.process.random())
                 stream.send(piece)
             return self._finish(call, InstallSnapshotResponse, timeout or _STREAM_TIMEOUT)
         finally:
@@ -371,9 +372,16 @@ class _Stream:
         self._arrives_at = 0.0
         self._is_broken = False
         self._reader: Any = None
+        self._size = size
+        self._echo: _Stream | None = None
 
     def __str__(self) -> str:
         return "bytes of a snapshot"
+
+    def again(self) -> _Stream:
+        """Return the same bytes for another reader, as they come; before the first was sent."""
+        self._echo = _Stream(self._source, self._target, self._size)
+        return self._echo
 
     def send(self, piece: bytes) -> None:
         """Send the next piece; a lost one breaks the stream."""
@@ -410,10 +418,14 @@ class _Stream:
     def _feed(self, piece: bytes) -> None:
         self._arrived += piece
         self._wake()
+        if self._echo is not None:
+            self._echo._feed(piece)
 
     def _break(self) -> None:
         self._is_broken = True
         self._wake()
+        if self._echo is not None:
+            self._echo._break()
 
     def _wake(self) -> None:
         if self._reader is not None:
