@@ -159,7 +159,32 @@ def test_a_restore_that_was_acknowledged_and_is_gone_is_found(world):
     world.restore(b"m", index=9, fsm=world.machine("n2"))
     world.oracle.restored(b"m")
 
-    assert world.faults() == ["n1 lost acknowledged restore b'm' at 9"]
+    assert world.faults() == ["n1 lost the restore at 9, known to users"]
+
+
+def test_a_restore_that_was_read_and_is_gone_is_found(world):
+    other = world.machine("n2")
+    world.restore(b"m", index=9)
+    other.apply(command(10, b"a"))  # of a leader without the restore
+    world.oracle.end_read("n1", world.fsm, world.oracle.begin_read())
+
+    world.oracle.end_read("n2", other, world.oracle.begin_read())
+
+    assert world.found == [
+        "oracle: n2 shows a state of restore b'' at 0, but the one at 9 was shown or"
+        " acknowledged before"
+    ]
+    assert world.oracle.faults({"n2": other}) == ["n2 lost the restore at 9, known to users"]
+
+
+def test_a_read_need_not_show_a_restore_that_was_read_meanwhile(world):
+    floor = world.oracle.begin_read()
+    world.restore(b"m", index=9)
+    world.oracle.end_read("n1", world.fsm, world.oracle.begin_read())
+
+    world.oracle.end_read("n2", world.machine("n2"), floor)
+
+    assert world.found == []
 
 
 def test_a_restore_that_was_refused_must_never_show(world):

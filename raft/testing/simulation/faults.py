@@ -20,6 +20,8 @@ _ALIGNING_SECONDS = 0.8  # longer than anybody waits for a leader
 _LONGEST_SUCCESSION = 3.0  # seconds that a paused leader is given to be succeeded
 _MOST_STUTTERS = 8
 _LONGEST_STUTTER = 0.6  # seconds that a held GIL stops a process: that must be survived
+_NEWEST = 3  # entries at the end of a log that a power cut may spoil
+_SHORT_BREAK = 0.4  # seconds; two power cuts may come before anybody leads
 _LARGEST_JUMP = 86_400.0  # seconds by which the time of day jumps
 
 
@@ -44,6 +46,14 @@ class Targets:
         return self._cluster.leader() or self.one()
 
 
+def cut_power(cluster: SimCluster) -> None:
+    """Crash all servers, and start them again."""
+    for server in cluster.servers.values():
+        server.crash()
+    for server in cluster.servers.values():
+        server.start()
+
+
 class NetworkFaults:
     """Messages do not arrive, or late, or twice."""
 
@@ -60,13 +70,14 @@ class NetworkFaults:
             (1, self.cut_link),
             (2, self.lose_messages),
             (2, self.slow_network),
+            (1, self.slow_snapshots),
         ]
 
     def repair(self) -> None:
         """Let all messages through, once and in good time."""
         self._network.heal()
         self._network.loss = self._network.duplication = 0.0
-        self._network.slowness = 1.0
+        self._network.slowness = self._network.snapshot_slowness = 1.0
 
     def _sides(self) -> tuple[list[str], list[str]]:
         sides: tuple[list[str], list[str]] = ([], [])
@@ -109,6 +120,10 @@ class NetworkFaults:
         """Let every message take longer."""
         self._network.slowness = 1.0 + 30.0 * self._scheduler.chance.random()
 
+    def slow_snapshots(self) -> None:
+        """Let snapshots take as long to send as if they were large."""
+        self._network.snapshot_slowness = 10.0 ** (3.0 * self._scheduler.chance.random())
+
 
 class DiskFaults:
     """Disks are slow, full, fail, forget and spoil what they hold."""
@@ -123,6 +138,7 @@ class DiskFaults:
             (2, self.fail_disk),
             (1, self.fill_disk),
             (2, self.spoil),
+            (2, self.spoil_in_power_cut),
             (1, self.wipe),
         ]
 
@@ -138,8 +154,10 @@ class DiskFaults:
         self._targets.one().disk.slowness = 10.0 ** (3.0 * self._scheduler.chance.random())
 
     def fail_disk(self) -> None:
-        """Let the next writes of one disk fail."""
+        """Let the next writes of one disk fail; often it tries for long before it says so."""
         server = self._targets.leader() if self._scheduler.pick(2) else self._targets.one()
+        if self._scheduler.pick(2):
+            server.disk.slowness = 10.0 ** (0.5 + self._scheduler.chance.random())
         server.disk.failures = 1 + self._scheduler.pick(2)
 
     def fill_disk(self) -> None:
@@ -156,6 +174,21 @@ class DiskFaults:
         if self._scheduler.pick(2):
             server.crash()
             server.start()
+        return True
+
+    def spoil_in_power_cut(self) -> bool:
+        """Cut the power of all, once or twice; one disk loses some of the newest it has stored.
+
+        Nobody leads when that comes to light, so whoever lacks something is asked for its vote.
+        """
+        server, chance = self._targets.one(), self._scheduler.chance.random
+        newest = sorted(server.disk.content.logs)[-_NEWEST:]
+        if not newest or not self._may_harm(server):
+            return False
+        server.disk.spoil(newest[self._scheduler.pick(len(newest))])
+        for _ in range(1 + self._scheduler.pick(2)):
+            cut_power(self._cluster)
+            self._scheduler.sleep(_SHORT_BREAK * chance())
         return True
 
     def wipe(self) -> bool:
@@ -225,10 +258,7 @@ class ServerFaults:
 
     def crash_all(self) -> None:
         """Cut the power of all servers, and give it back."""
-        for server in self._cluster.servers.values():
-            server.crash()
-        for server in self._cluster.servers.values():
-            server.start()
+        cut_power(self._cluster)
 
     def pause_one(self) -> None:
         """Stop a process for a while, as SIGSTOP does."""
@@ -288,7 +318,7 @@ class ServerFaults:
 
     def _on_snapshot(self, server: SimServer) -> None:
         if self._scheduler.now < self._fragile_until and self._scheduler.pick(2):
-            self._bounce(server, 0.02, 1.0)
+            self._bounce(server, self._scheduler.chance.choice((0.002, 0.02)), 1.0)
 
     def storm(self) -> None:
         """For a while, crash whoever wins an election, and many who vote: Figure 3.7, again and

@@ -10,6 +10,7 @@ from raft.testing.simulation.faults import DiskFaults, Fault, NetworkFaults, Ser
 from raft.testing.simulation.harm import configurations
 from raft.testing.simulation.operations import Operations
 from raft.testing.simulation.runtime import SimulationError
+from raft.testing.simulation.successions import Successions
 
 _LONGEST_PEACE = 1.0  # seconds between two faults
 _REPAIR_CHANCE = 0.45  # that everything is repaired before the next fault
@@ -29,6 +30,7 @@ class Nemesis:
             NetworkFaults(cluster),
             DiskFaults(cluster, self._operations.is_quiet),
             self._operations,
+            Successions(cluster, self._operations, self._servers),
         )
         # How often each fault struck.
         self.counts = {fault.__name__: 0 for group in self._groups for _, fault in group.deck}

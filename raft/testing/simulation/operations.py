@@ -168,19 +168,26 @@ class Operations:
 
     def restore(self) -> bool:
         """Have the whole cluster start over from a snapshot of some state of before."""
-        leader, source = self._cluster.leader(), self._targets.one()
-        if leader is None or leader.node is None or source.fsm is None:
-            return False
+        leader = self._cluster.leader()
+        ask = None if leader is None else self.plan_restore(leader)
+        if ask is not None:
+            ask()
+        return ask is not None
+
+    def plan_restore(self, leader: SimServer) -> Callable[[], None] | None:
+        """Return what has a leader restore some state of before; None when it may not be asked."""
+        source = self._targets.one()
+        if leader.node is None or source.fsm is None:
+            return None
         if not self.is_quiet() or not are_all_whole(self._cluster):
-            return False
+            return None
         self._restores += 1
         mark = b"restore-%d" % self._restores
         logs = source.fsm.logs()
         data = pack_state(mark, logs[: self._scheduler.pick(len(logs) + 1)])
         index = leader.node.last_index() + self._scheduler.pick(_LARGEST_LEAP)
         meta = SnapshotMeta("by-user", index, 1, Configuration(), 0, len(data))
-        self._spawn(lambda: self._restore(leader, mark, meta, data))
-        return True
+        return lambda: self._spawn(lambda: self._restore(leader, mark, meta, data))
 
     def _restore(self, leader: SimServer, mark: bytes, meta: SnapshotMeta, data: bytes) -> None:
         oracle = self._cluster.oracle

@@ -10,9 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from raft.testing.simulation.machine import NO_MARK, MarkedFSM, unpack_state
 from raft.types import NO_INDEX, Log, ServerID, SnapshotMeta
+
+
+class Floor(NamedTuple):
+    """What a read must show at least."""
+
+    version: int = NO_INDEX
+    restore: int = NO_INDEX  # where the newest user restore stands that has certainly happened
 
 
 @dataclass(slots=True)
@@ -39,7 +47,7 @@ class Oracle:
         self._counts: dict[int, int] = {}  # of the commands in a state, by its newest index
         self._restore_indexes: dict[bytes, int] = {NO_MARK: NO_INDEX}
         self._shown: dict[bytes, None] = {}  # marks that some FSM has taken over
-        self._floor = NO_INDEX  # the version that every read from now on must have
+        self._floor = Floor()  # of every read from now on
 
     # ---- what the state machines do ----
 
@@ -76,7 +84,7 @@ class Oracle:
         if self._applied.get(command) != index:
             at = self._applied.get(command)
             self._fail(f"oracle: {command!r} was acknowledged at {index}, but was applied at {at}")
-        self._floor = max(self._floor, index)
+        self._raise_floor(index)
 
     def refused(self, command: bytes) -> None:
         """Note that a command certainly has no effect."""
@@ -88,7 +96,7 @@ class Oracle:
         """Note that a user was told that a restore has taken hold."""
         index = self._restore_indexes[mark]
         self.restores.acknowledged[mark] = index
-        self._floor = max(self._floor, index)
+        self._raise_floor(index, index)
 
     def restore_refused(self, mark: bytes) -> None:
         """Note that a restore certainly has no effect."""
@@ -98,17 +106,31 @@ class Oracle:
 
     # ---- reads: linearizable ----
 
-    def begin_read(self) -> int:
-        """Return the version that a read which begins now must see at least."""
+    def begin_read(self) -> Floor:
+        """Return what a read that begins now must show at least."""
         return self._floor
 
-    def end_read(self, node: ServerID, fsm: MarkedFSM, floor: int) -> None:
-        """Check what a read shows; the next one must not show less."""
+    def end_read(self, node: ServerID, fsm: MarkedFSM, floor: Floor) -> None:
+        """Check what a read shows; the next one must not show less.
+
+        A user restore that it shows has happened: a state that does not go back to it, or to a
+        later one, is a lie from now on, however many commands it has.
+        """
         self.reads += 1
-        version = self.version(fsm)
-        if version < floor:
-            self._fail(f"oracle: stale read at {node}: version {version}, {floor} was known before")
-        self._floor = max(self._floor, version)
+        version, restore = self.version(fsm), self._restore_indexes[fsm.mark]
+        if version < floor.version:
+            self._fail(
+                f"oracle: stale read at {node}: version {version}, {floor.version} was known before"
+            )
+        if restore < floor.restore:
+            self._fail(
+                f"oracle: {node} shows a state of restore {fsm.mark!r} at {restore}, but the one"
+                f" at {floor.restore} was shown or acknowledged before"
+            )
+        self._raise_floor(version, restore)
+
+    def _raise_floor(self, version: int, restore: int = NO_INDEX) -> None:
+        self._floor = Floor(max(self._floor.version, version), max(self._floor.restore, restore))
 
     def version(self, fsm: MarkedFSM) -> int:
         """Return how new a state is."""
@@ -129,11 +151,8 @@ class Oracle:
                 for command, index in self.commands.acknowledged.items()
                 if index > begin and held.get(command) != index
             ]
-            found += [
-                f"{node} lost acknowledged restore {mark!r} at {index}"
-                for mark, index in self.restores.acknowledged.items()
-                if index > begin
-            ]
+            if self._floor.restore > begin:
+                found.append(f"{node} lost the restore at {self._floor.restore}, known to users")
         states = {(fsm.mark, tuple(fsm.commands())) for fsm in machines.values()}
         if len(states) > 1:
             found.append("the state machines differ")

@@ -199,10 +199,14 @@ class Scenario:
         return server if servers else None
 
     def _doubt(self) -> None:
-        """Be a client that reads where a server may believe wrongly that it leads."""
+        """Be a client that reads where it is least sure what may be shown.
+
+        That is where a server may believe wrongly that it leads, or holds a user restore that is
+        not known to be committed.
+        """
         while not self._is_closing:
             leaders = [server for server in self.cluster.up() if server.is_leader()]
-            if len(leaders) > 1:
+            if len(leaders) > 1 or any(server.disk.has_unsettled() for server in leaders):
                 self._read_at(leaders[self._scheduler.pick(len(leaders))])
             self._scheduler.sleep(self._scheduler.chance.random() * _LONGEST_DOUBT)
 

@@ -1,0 +1,94 @@
+"""Faults that are made of several: each gets the cluster into the state that it is there for."""
+
+from collections.abc import Callable
+
+import pytest
+
+from raft.testing.simulation.cluster import SimCluster
+from raft.testing.simulation.faults import DiskFaults, ServerFaults
+from raft.testing.simulation.operations import Operations
+from raft.testing.simulation.runtime import Scheduler
+from raft.testing.simulation.successions import Successions
+
+
+def successions(cluster):
+    return Successions(cluster, Operations(cluster), ServerFaults(cluster))
+
+
+def in_led_cluster(story: Callable, count=3, seed=1):
+    """Run `story(cluster, leader)` once a leader has committed some commands; return its answer."""
+    scheduler = Scheduler(seed)
+    cluster = SimCluster(scheduler, lambda _: None)
+    servers = [cluster.add() for _ in range(count)]
+    cluster.bootstrap(servers)
+    found = []
+
+    def run():
+        for server in servers:
+            server.start()
+        leader = cluster.wait_for(cluster.leader, 60, "a leader")
+        for number in range(5):
+            leader.call(lambda node, n=number: node.apply(b"%d" % n).result(10), 10)
+        found.append(story(cluster, leader))
+
+    scheduler.run(run)
+    cluster.invariants.check()
+    return found[0]
+
+
+def test_a_restore_in_vain_is_often_lost_with_its_leader():
+    def story(cluster, leader):
+        assert successions(cluster).restore_in_vain()
+        cluster.network.heal()
+        successor = cluster.wait_for(cluster.leader, 60, "a leader")
+        successor.call(lambda node: node.barrier(5).result(10), 10)
+        return successor is not leader, successor.fsm.mark
+
+    outcomes = [in_led_cluster(story, seed=seed) for seed in range(10)]
+
+    assert all(is_another for is_another, _ in outcomes)
+    assert outcomes.count((True, b"")) >= 3
+
+
+def test_a_leader_that_was_outdated_needs_a_snapshot_where_it_has_entries_of_its_own():
+    def story(cluster, leader):
+        conflicts = []
+
+        def look():
+            for meta, _ in leader.disk.content.snapshots.values():
+                log = leader.disk.content.logs.get(meta.index)
+                conflicts.append(log is not None and log.term != meta.term)
+
+        assert successions(cluster).outdate_leader()
+        leader.disk.on_snapshot = look
+        cluster.scheduler.sleep(5.0)
+        return any(conflicts)
+
+    assert sum(in_led_cluster(story, seed=seed) for seed in range(6)) >= 2
+
+
+def test_nobody_restores_anything_in_vain_while_something_is_to_be_healed():
+    def story(cluster, leader):
+        cluster.servers["n1"].disk.spoil(1)
+        return successions(cluster).restore_in_vain()
+
+    assert in_led_cluster(story) is False
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_a_power_cut_spoils_comes_to_light_while_nobody_leads(seed):
+    def story(cluster, leader):
+        faults = DiskFaults(cluster, lambda: True)
+        assert faults.spoil_in_power_cut()
+        state = [s.incarnation for s in cluster.up()], [s.disk.is_damaged() for s in cluster.up()]
+        assert cluster.leader() is None
+        cluster.wait_for(cluster.leader, 60, "a leader")
+        return *state, cluster.wait_for(
+            lambda: not any(s.disk.is_damaged() for s in cluster.up()), 60, "healing"
+        )
+
+    incarnations, damaged, is_healed = in_led_cluster(story, seed=seed)
+
+    assert set(incarnations) <= {2, 3}
+    assert sum(damaged) == 1
+    assert is_healed
