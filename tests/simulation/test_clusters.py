@@ -12,8 +12,8 @@ import pytest
 from raft.testing.invariants import InvariantViolation
 from raft.testing.simulation import campaign, scenario
 from raft.testing.simulation.cluster import NodeFailedError
-from raft.testing.simulation.runtime import DeadlockFoundError, SimulationError
-from raft.testing.simulation.scenario import SeedFailedError, run_seed
+from raft.testing.simulation.runtime import DeadlockFoundError, Scheduler, SimulationError
+from raft.testing.simulation.scenario import Scenario, SeedFailedError, run_seed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -91,6 +91,22 @@ def test_a_fault_that_never_struck_is_named():
     busy = [replace(seen, strikes={"rare": 0, "common": 1})] * 60
 
     assert campaign.too_quiet(busy) == ["rare never struck in 60 seeds"]
+
+
+def test_at_the_end_every_voter_leads_once():
+    scheduler = Scheduler(4)
+    world = Scenario(scheduler, seed=4, nodes=3, seconds=0.1)
+    led, voters = [], []
+    world.cluster.on_leader = led.append
+
+    def run():
+        world.run()
+        voters.extend(s for s in world.cluster.up() if world._is_voter(s))
+
+    scheduler.run(run)
+
+    assert len(voters) >= 2
+    assert {s.id for s in voters} <= {s.id for s in led[-len(voters) :]}
 
 
 def test_a_seed_that_fails_says_how_to_see_it_again(monkeypatch):

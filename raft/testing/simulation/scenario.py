@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from raft.config import Config
@@ -16,6 +17,7 @@ from raft.node import Raft
 from raft.testing.invariants import InvariantViolation
 from raft.testing.simulation.cluster import NodeFailedError, SimCluster, SimServer
 from raft.testing.simulation.nemesis import Nemesis
+from raft.testing.simulation.operations import transfer_to
 from raft.testing.simulation.runtime import Scheduler, SimulationError
 from raft.types import ServerSuffrage
 
@@ -27,6 +29,7 @@ _LONGEST_DOUBT = 0.1  # seconds between two looks for somebody who leads wrongly
 _READ_CHANCE = 0.2  # that a client reads instead
 _LARGEST_DRIFT = 0.05  # that a clock may run too fast or too slow
 _RECOVERY_SECONDS = 20 * TIMEOUT  # ten election timeouts, each of up to twice its length
+_TRANSFER_SECONDS = 6.0
 _LIMIT = 600.0  # virtual seconds after which a run is stuck
 _NOTES_SHOWN = 60
 
@@ -149,6 +152,8 @@ class Scenario:
         self._is_closing = True
         for client in clients:
             client.join()
+        cluster.wait_for(self._is_settled, _RECOVERY_SECONDS, "equal logs")
+        self._hand_around()
         cluster.wait_for(self._is_settled, _RECOVERY_SECONDS, "equal logs")
         self._check_end()
 
@@ -296,6 +301,26 @@ class Scenario:
             and server.disk.has_durably(last, leader.node.current_term())
             for server in members
         )
+
+    def _hand_around(self) -> None:
+        """Have every voter lead and serve: nothing of its earlier leaderships may hinder it."""
+        for server in [s for s in self.cluster.up() if self._is_voter(s)]:
+            takes_over = partial(self._takes_over, server)
+            self.cluster.wait_for(takes_over, _RECOVERY_SECONDS, f"{server} to lead")
+            self.cluster.wait_for(self._serves, _RECOVERY_SECONDS, f"service by {server}")
+
+    def _is_voter(self, server: SimServer) -> bool:
+        leader = self.cluster.leader()
+        if leader is None or leader.node is None:
+            return False
+        return leader.node.get_configuration().result().has_vote(server.id)
+
+    def _takes_over(self, server: SimServer) -> bool:
+        """Tell whether a server leads, or have whoever does hand over to it."""
+        leader = self.cluster.leader()
+        if leader is not None and leader is not server:
+            leader.call(transfer_to(server), _TRANSFER_SECONDS)
+        return leader is server
 
     def _members(self, leader: SimServer) -> list[SimServer]:
         if leader.node is None:
