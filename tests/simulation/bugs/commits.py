@@ -62,8 +62,8 @@ BUGS = (
         LEADER,
         "            self.core.inbox.post(TailWriteFailed(write.error))\n        else:\n"
         "            self.commitment.match(self.core.local_id, self.core.raft_log.durable_index())",
-        "            self.core.inbox.post(TailWriteFailed(write.error))\n"
         "            self.commitment.match(self.core.local_id, self.core.raft_log.last_index())\n"
+        "            self.core.inbox.post(TailWriteFailed(write.error))\n"
         "        else:\n"
         "            self.commitment.match(self.core.local_id, self.core.raft_log.durable_index())",
     ),
