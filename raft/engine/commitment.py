@@ -39,13 +39,19 @@ class Commitment:
         self._on_reached = on_reached
         self._watched: dict[ServerID, int] = {}
         self._match: dict[ServerID, int] = {s.id: NO_INDEX for s in configuration.voters()}
+        self._retired: set[object] = set()  # one for each removal
         self._announced = False
         self.commit_index = NO_INDEX  # written under the lock, read without
 
-    def match(self, server_id: ServerID, index: int) -> None:
-        """Note that a server has the log up to `index` on disk; others than voters do not count."""
+    def match(self, server_id: ServerID, index: int, source: object = None) -> None:
+        """Note that a server has the log up to `index` on disk; others than voters do not count.
+
+        Nor does what a retired source reports.
+        """
         announce = False
         with self._lock:
+            if source in self._retired:
+                return
             if index > self._match.get(server_id, index):
                 self._match[server_id] = index
                 announce = self._recalculate()
@@ -56,6 +62,15 @@ class Commitment:
             self._on_advance()
         if reached:
             self._on_reached(server_id, index)
+
+    def retire(self, source: object) -> None:
+        """Count no more reports of a source: its server was removed.
+
+        The id may be added again while a report is on its way, and is another machine's then, which
+        has nothing of it.
+        """
+        with self._lock:
+            self._retired.add(source)
 
     def watch(self, server_id: ServerID, index: int) -> None:
         """Have `on_reached` called once, at the next report of a server that has got so far."""

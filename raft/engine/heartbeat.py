@@ -35,8 +35,11 @@ _BACKOFF_BASE = 0.01  # seconds after the first failure, doubling
 class Progress(Protocol):
     """What a replicator reports to: the leader's `Commitment`."""
 
-    def match(self, server_id: ServerID, index: int) -> None:
+    def match(self, server_id: ServerID, index: int, source: object) -> None:
         """Note that a server has the log up to `index` on disk."""
+
+    def retire(self, source: object) -> None:
+        """Count no more reports of a source."""
 
 
 @dataclass(frozen=True, slots=True)

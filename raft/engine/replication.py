@@ -106,6 +106,7 @@ class PeerReplicator:
     def finish(self, upto: int, seconds: float) -> None:
         """Let a removed peer learn of its removal at `upto` in so many seconds, and not count."""
         self.heart.discount()
+        self._links.progress.retire(self)
         with self._changed:
             self._farewell = (upto, Deadline(self._links.runtime, seconds))
             self._changed.notify_all()
@@ -246,12 +247,7 @@ class PeerReplicator:
             self._match_index = max(self._match_index, index)
             self._next_index = max(self._next_index, self._match_index + 1)
             self._changed.notify_all()
-        self._report(index)
-
-    def _report(self, index: int) -> None:
-        """Have a match count, unless the peer was removed: its id may be another machine's now."""
-        if self._farewell is None:
-            self._links.progress.match(self._server.id, index)
+        self._links.progress.match(self._server.id, index, self)
 
     def _is_newer_term(self, term: int) -> bool:
         if term <= self._links.term:
@@ -358,7 +354,7 @@ class PeerReplicator:
         if self._links.metrics is not None:
             self._links.metrics.appended(self._server.id, sent_at, len(request.entries))
         if answer.success:
-            self._report(last)
+            self._links.progress.match(self._server.id, last, self)
         return answer.success
 
     def _peer_is_back(self) -> None:

@@ -196,6 +196,23 @@ def test_a_server_that_is_watched_is_reported_once():
     assert reached == [("b", 3)]
 
 
+def test_what_a_retired_source_reports_is_another_machines():
+    """A report was on its way when its server was removed; the id is back, and has nothing."""
+    old, new = object(), object()
+    tracker = Tracker(servers("a", "b"), 0)
+    tracker.set_configuration(servers("a"))
+    tracker.retire(old)
+    tracker.set_configuration(servers("a", "b"))
+    tracker.watch("b", 7)
+
+    tracker.match("a", 9)
+    tracker.match("b", 9, old)
+    assert (tracker.commit_index, tracker.match_indexes()) == (0, {"a": 9, "b": 0})
+
+    tracker.match("b", 5, new)
+    assert tracker.commit_index == 5
+
+
 def test_the_announcement_may_look_at_the_commitment():
     """It is made without the lock."""
     seen = []

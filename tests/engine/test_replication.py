@@ -61,9 +61,12 @@ class Bench:
             self.peer.start()
             self.runtime.run()
 
-    def match(self, server_id, index):
-        assert server_id == PEER.id
+    def match(self, server_id, index, source):
+        assert (server_id, source) == (PEER.id, self.peer)
         self.matches.append(index)
+
+    def retire(self, source):
+        self.retired = source
 
     def _beat(self, call):
         if isinstance(call.request, AppendEntriesRequest) and call.request.is_heartbeat():
@@ -667,6 +670,7 @@ def test_a_removed_peer_learns_of_its_removal_and_is_left():
     bench = Bench(1).into_pipeline()
     bench.append(3)
     bench.peer.finish(2, seconds=10.0)
+    assert bench.retired is bench.peer
     bench.answer_pipeline(yes(), yes())
 
     bench.commit_index = 2

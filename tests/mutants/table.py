@@ -529,9 +529,10 @@ COMMITMENT = Target(
         ),
         Mutant(
             "a non-voter of the start does not count",
-            "NO_INDEX for s in configuration.voters()}\n        self._announced",
-            "NO_INDEX for s in configuration.servers}\n        self._announced",
+            "NO_INDEX for s in configuration.voters()}\n        self._retired",
+            "NO_INDEX for s in configuration.servers}\n        self._retired",
         ),
+        Mutant("who was removed reports no more", "if source in self._retired:", "if False:"),
     ),
 )
 

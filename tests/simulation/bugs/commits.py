@@ -74,7 +74,7 @@ BUGS = (
             Change(
                 REPLICATION,
                 "        try:\n            pipeline.append_entries(request)\n",
-                "        self._report(last)\n"
+                "        self._links.progress.match(self._server.id, last, self)\n"
                 "        try:\n            pipeline.append_entries(request)\n",
             ),
         ),
