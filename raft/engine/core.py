@@ -20,7 +20,7 @@ from raft.engine.membership import Membership, configurations_in
 from raft.engine.plausible import check_term
 from raft.engine.raft_log import RaftLog
 from raft.engine.settling import Unsettled
-from raft.engine.state import CLUSTER_ID_KEY, HardState, NodeState
+from raft.engine.state import CLUSTER_ID_KEY, HardState, NodeState, load_cluster_id
 from raft.errors import (
     CantBootstrapError,
     ClusterMismatchError,
@@ -199,16 +199,19 @@ class Core:
         return write
 
     def _reread(self) -> None:
-        """Take last index, vote and latest configuration from the stores."""
+        """Take last index, cluster id, vote and latest configuration from the stores."""
         fault = self.fault
         if isinstance(fault, LogCorruptError):
             self.write("cut off damage", lambda: self.damage.cut_off(fault.index))
         self.raft_log.reload()
+        self.cluster_id = load_cluster_id(self.stable)
         hard_state = HardState.load(self.stable)
         if hard_state.term < self.hard_state.term:
             raise RaftInternalError("the vote record fell back: the disk lost a durable write")
         self.hard_state = hard_state
         self.state.set_term(hard_state.term)
+        if hard_state.term < self.raft_log.last().term:  # a bootstrap was cut short
+            self.save_hard_state(HardState(self.raft_log.last().term))
         if self.raft_log.must_drop():
             self.drop_log(self.raft_log.boundary())
         self.membership.truncate(self.membership.committed_index + 1)

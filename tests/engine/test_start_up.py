@@ -348,8 +348,8 @@ def blank(**more):
     return ScriptedNode(configuration=servers(), **more)
 
 
-def bootstrap(configuration):
-    return Bootstrap(configuration, None, Future())
+def bootstrap(configuration, cluster_id=None):
+    return Bootstrap(configuration, cluster_id, Future())
 
 
 def test_a_blank_node_is_bootstrapped_and_knows_it():
@@ -402,6 +402,24 @@ def test_a_candidate_cannot_be_bootstrapped():
     node.play(Candidate, message)
 
     assert isinstance(message.future.error(0), CantBootstrapError)
+
+
+def test_a_node_whose_bootstrap_failed_half_way_knows_what_was_stored():
+    node = blank()
+
+    def fail(name):
+        if name == "set HardState":
+            raise OSError("disk")
+
+    node.store.before_write = fail
+    node.play(Follower, bootstrap(MEMBERS, "cluster-1"))
+    assert node.core.fault is not None
+    node.store.before_write = lambda _: None
+    assert node.core.recover_disk()
+
+    core = node.core
+    assert (core.cluster_id, core.state.term, core.membership.latest) == ("cluster-1", 1, MEMBERS)
+    assert HardState.load(node.store) == core.hard_state == HardState(1)
 
 
 def test_a_bootstrap_that_fails_half_way_is_answered_and_can_be_finished_at_the_next_start():
