@@ -19,6 +19,7 @@ from raft.engine.state import NodeState
 from raft.engine.state_machine import Capture, Raised, StateMachine
 from raft.errors import (
     LeadershipLostError,
+    LogCompactedError,
     LogCorruptError,
     LogNotFoundError,
     RaftError,
@@ -304,6 +305,17 @@ class FsmRunner:
             return None
         return listed[self._retry.failures % len(listed)] if listed else None
 
+    def _start_over(self) -> bool:
+        """Have the snapshot restored that took the place of our next entries; False for none.
+
+        Either a leader's came just now, or we had gone back to an older one when the newest failed,
+        before the log was dropped.
+        """
+        another = self._another_snapshot()
+        with self._changed:
+            self._restore = self._restore or another
+            return self._restore is not None
+
     def _capture_now(self) -> None:
         with self._changed:
             captures, self._captures = self._captures, []
@@ -331,6 +343,10 @@ class FsmRunner:
             self._on_corrupt(error)  # the main thread gives it up; it comes again from a leader
             with self._changed:
                 self._changed.wait(_CORRUPT_PAUSE)
+            return
+        except LogCompactedError:
+            if not self._start_over():
+                raise
             return
         except LogNotFoundError:
             with self._changed:

@@ -11,7 +11,7 @@ from raft.errors import (
 from raft.futures import ApplyFuture, Future
 from raft.testing.fsm import RecordedSnapshot, RecordingFSM
 from raft.testing.script import ScriptedNode, entries, servers
-from raft.types import LogType
+from raft.types import EntryID, LogType
 
 
 def node_with(count, fsm=None, **more):
@@ -224,6 +224,27 @@ def test_the_newest_snapshot_is_the_one_tried_again():
     node.runtime.advance(0.2)
 
     assert node.core.state.applied_index == 7
+
+
+def test_an_older_snapshot_that_the_log_does_not_go_on_from_any_more_gives_way():
+    """It was chosen after a failure, while the log was still there that the newer one replaced."""
+    node = node_with(9, Broken())
+    write_snapshot(node, 4, 1, 3)
+    sink = node.snapshots.create(1, 20, 1, servers("n1"), 1, unsettled=True)
+    RecordedSnapshot(entries(18, terms=(1, 1))).persist(sink)
+    sink.close()
+    node.core.fsm.restore(node.snapshots.list()[0])
+    node.runtime.run()
+
+    node.core.raft_log.drop_all(EntryID(1, 20))
+    node.core.raft_log.replace_suffix(21, entries(21, terms=(1,)))
+    node.fsm.trouble = None
+    node.runtime.advance(0.1)  # the older one, which is restored
+    node.core.fsm.commit(21)
+    node.runtime.run()
+
+    assert (node.crashes, node.core.state.applied_index) == ([], 21)
+    assert node.fsm.commands() == [b"18/1", b"19/1", b"21/1"]
 
 
 def test_a_restore_asked_for_meanwhile_is_not_lost():
