@@ -303,11 +303,14 @@ class ServerFaults:
         return True
 
     def fail_restores(self) -> bool:
-        """Let a state machine fail half way through the next snapshots."""
-        fsm = self._targets.one().fsm
-        if fsm is None:
+        """Let a state machine, or each, fail half way through the next snapshots."""
+        machines = [s.fsm for s in self._cluster.servers.values() if s.fsm is not None]
+        if not machines:
             return False
-        fsm.fails_to_restore = 1 + self._scheduler.pick(2)
+        if self._scheduler.pick(2):
+            machines = [machines[self._scheduler.pick(len(machines))]]
+        for fsm in machines:
+            fsm.fails_to_restore = 1 + self._scheduler.pick(2)
         return True
 
     # ---- crashes at a certain moment ----

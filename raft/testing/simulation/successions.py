@@ -61,7 +61,8 @@ class Successions:
         """Cut a leader off while it appends what nobody else gets, and compact the others' logs.
 
         It needs a snapshot then that ends where it has entries of its own. That may come twice, the
-        second time late; and often whoever has stored one crashes before the log is dropped.
+        second time late, or fail to be restored at first; and often whoever has stored one crashes
+        before the log is dropped.
         """
         leader, network = self._cluster.leader(), self._cluster.network
         if leader is None:
@@ -79,6 +80,8 @@ class Successions:
         self._scheduler.sleep(0.2 * self._scheduler.chance.random())
         if self._scheduler.pick(2):
             self._servers.crash_at_snapshots()
+        elif leader.fsm is not None:
+            leader.fsm.fails_to_restore = self._scheduler.pick(2)
         network.duplication = 0.5 * self._scheduler.pick(2)
         network.heal()
         return True
