@@ -117,6 +117,30 @@ def test_a_lost_message_is_a_timeout():
     assert in_world(run) == ([], pytest.approx(1002.0, abs=0.1))
 
 
+def test_a_call_times_out_by_the_clock_of_its_process():
+    def run(world):
+        world.network.loss = 1.0
+        world.a.process.set_rate(0.5)
+
+        def call():
+            with pytest.raises(RPCTimeoutError):
+                world.a.request_vote("b", "b:1", VOTE, 2.0)
+
+        world.a.process.spawn("caller", call).join()
+        return world.scheduler.now
+
+    assert in_world(run) == pytest.approx(1004.0, abs=0.1)
+
+
+def test_what_is_sent_to_one_that_lags_comes_late_and_nothing_else():
+    def run(world):
+        world.network.lag["a:1"] = 1.0
+        world.a.request_vote("b", "b:1", VOTE, 2.0)
+        return world.scheduler.now
+
+    assert 1001.0 < in_world(run) < 1001.5
+
+
 def test_a_closed_way_back_loses_the_answer_alone():
     def run(world):
         world.network.close_way("b:1", "a:1")

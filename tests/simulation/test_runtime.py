@@ -321,6 +321,20 @@ def test_a_clock_of_another_speed_rules_every_wait_of_its_process(rate):
     assert len(took) == 4
 
 
+def test_a_clock_whose_speed_changes_does_not_jump():
+    def world(runtime):
+        process = SimRuntime(runtime.scheduler, "wild", uptime=5000.0)
+        read = [process.monotonic()]
+        for rate in (2.0, 0.5, 1.0):
+            process.set_rate(rate)
+            read.append(process.monotonic())
+            runtime.scheduler.sleep(10.0)
+            read.append(process.monotonic())
+        return [round(now - read[0], 6) for now in read]
+
+    assert in_world(world) == [0.0, 0.0, 20.0, 20.0, 25.0, 25.0, 35.0]
+
+
 def test_a_wrong_time_of_day_moves_no_other_clock():
     def world(runtime):
         process = SimRuntime(runtime.scheduler, "wrong")

@@ -8,6 +8,7 @@ from raft.testing.simulation.cluster import SimCluster
 from raft.testing.simulation.faults import DiskFaults, ServerFaults
 from raft.testing.simulation.operations import Operations
 from raft.testing.simulation.runtime import Scheduler
+from raft.testing.simulation.scenario import TIMEOUT
 from raft.testing.simulation.successions import Successions
 
 
@@ -15,10 +16,16 @@ def successions(cluster):
     return Successions(cluster, Operations(cluster), ServerFaults(cluster))
 
 
+def quick(config):
+    """Set the timeouts that faults are made for."""
+    config.heartbeat_timeout = config.election_timeout = TIMEOUT
+    config.leader_lease_timeout = TIMEOUT * 0.75
+
+
 def in_led_cluster(story: Callable, count=3, seed=1):
     """Run `story(cluster, leader)` once a leader has committed some commands; return its answer."""
     scheduler = Scheduler(seed)
-    cluster = SimCluster(scheduler, lambda _: None)
+    cluster = SimCluster(scheduler, quick)
     servers = [cluster.add() for _ in range(count)]
     cluster.bootstrap(servers)
     found = []
@@ -65,6 +72,18 @@ def test_a_leader_that_was_outdated_needs_a_snapshot_where_it_has_entries_of_its
         return any(conflicts)
 
     assert sum(in_led_cluster(story, seed=seed) for seed in range(6)) >= 2
+
+
+def test_a_deluded_leader_leads_beside_another_one():
+    def story(cluster, leader):
+        others = [server for server in cluster.servers.values() if server is not leader]
+        faults, seen = successions(cluster), []
+        cluster.on_leader = lambda server: seen.append(server in others and leader.is_leader())
+        assert faults.delude_leader()
+        assert not cluster.network.lag
+        return any(seen)
+
+    assert sum(in_led_cluster(story, seed=seed) for seed in range(6)) >= 5
 
 
 def test_nobody_restores_anything_in_vain_while_something_is_to_be_healed():

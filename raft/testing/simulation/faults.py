@@ -18,10 +18,14 @@ Deck: TypeAlias = list[tuple[int, Fault]]  # with how often each is drawn
 _STORM_SECONDS = 3.0
 _ALIGNING_SECONDS = 0.8  # longer than anybody waits for a leader
 _LONGEST_SUCCESSION = 3.0  # seconds that a paused leader is given to be succeeded
+_LONGEST_ABSENCE = 1.0  # seconds that it stays away then
+_SLOW_BEFORE = 20.0
+_LONGEST_SLOWNESS = 0.3  # seconds that messages are slow before
 _MOST_STUTTERS = 8
 _LONGEST_STUTTER = 0.6  # seconds that a held GIL stops a process: that must be survived
 _NEWEST = 3  # entries at the end of a log that a power cut may spoil
 _SHORT_BREAK = 0.4  # seconds; two power cuts may come before anybody leads
+_WILDEST = 2.0  # by which a clock may be too fast or too slow
 _LARGEST_JUMP = 86_400.0  # seconds by which the time of day jumps
 
 
@@ -78,6 +82,7 @@ class NetworkFaults:
         self._network.heal()
         self._network.loss = self._network.duplication = 0.0
         self._network.slowness = self._network.snapshot_slowness = 1.0
+        self._network.lag.clear()
 
     def _sides(self) -> tuple[list[str], list[str]]:
         sides: tuple[list[str], list[str]] = ([], [])
@@ -226,6 +231,7 @@ class ServerFaults:
             (3, self.outlive_leader),
             (1, self.stutter),
             (1, self.jump_clock),
+            (2, self.run_clocks_wild),
             (1, self.fail_restores),
             (6, self.storm),
             (2, self.crash_at_snapshots),
@@ -236,6 +242,7 @@ class ServerFaults:
         self._storms_until = self._fragile_until = 0.0
         self._scheduler.spread = 1.0
         for server in self._cluster.servers.values():
+            server.run_clock()
             if server.process is not None:
                 server.process.resume()
             if server.fsm is not None:
@@ -266,16 +273,24 @@ class ServerFaults:
         self._pause(server, 2.0 * self._scheduler.chance.random())
 
     def outlive_leader(self) -> bool:
-        """Stop the leader until another one leads: what it then believes is out of date."""
-        leader = self._cluster.leader()
+        """Stop the leader until another one leads: what it then believes is out of date.
+
+        Often all messages are slow before, so that answers come while it is stopped.
+        """
+        leader, network = self._cluster.leader(), self._cluster.network
         if leader is None or leader.process is None:
             return False
         process, scheduler = leader.process, self._scheduler
+        slowness = network.slowness
+        if scheduler.pick(2):
+            network.slowness = _SLOW_BEFORE
+            scheduler.sleep(_LONGEST_SLOWNESS * scheduler.chance.random())
         process.pause()
+        network.slowness = slowness
         until = scheduler.now + _LONGEST_SUCCESSION
         while self._cluster.leader() is None and scheduler.now < until:
             scheduler.sleep(0.05)
-        scheduler.sleep(0.5 * scheduler.chance.random())
+        scheduler.sleep(_LONGEST_ABSENCE * scheduler.chance.random())
         process.resume()
         return True
 
@@ -301,6 +316,16 @@ class ServerFaults:
             return False
         process.wall_offset += _LARGEST_JUMP * (2.0 * self._scheduler.chance.random() - 1.0)
         return True
+
+    def run_clocks_wild(self) -> None:
+        """Let every server's clock run at its own speed, from half to twice the right one.
+
+        Often that of the leader is the slowest: it believes for long that it leads.
+        """
+        for server in self._cluster.servers.values():
+            server.run_clock(_WILDEST ** (2.0 * self._scheduler.chance.random() - 1.0))
+        if self._scheduler.pick(2):
+            self._targets.leader().run_clock(1.0 / _WILDEST)
 
     def fail_restores(self) -> bool:
         """Let a state machine, or each, fail half way through the next snapshots."""

@@ -131,6 +131,7 @@ class SimNetwork:
         self.loss = 0.0  # chance of each message to be lost
         self.duplication = 0.0  # chance of each plain request to arrive twice
         self.slowness = 1.0  # multiplies every delay
+        self.lag: dict[ServerAddress, float] = {}  # seconds by which all to somebody is later
         self.snapshot_slowness = 1.0  # and this the time that a snapshot takes to send
         self.witness = Witness()
         self.on_vote: Callable[[ServerID], None] = lambda _: None
@@ -175,11 +176,13 @@ class SimNetwork:
 
     # ---- messages ----
 
-    def delay(self) -> float:
-        """Draw how long a message travels."""
+    def delay(self, target: ServerAddress) -> float:
+        """Draw how long a message travels to somebody."""
         chance = self.scheduler.chance.random
         longest = _LONGEST_DELAY if chance() < _LONG_DELAY_CHANCE else _USUAL_DELAY
-        return (_SHORTEST_DELAY + (longest - _SHORTEST_DELAY) * chance()) * self.slowness
+        return (_SHORTEST_DELAY + (longest - _SHORTEST_DELAY) * chance()) * self.slowness + (
+            self.lag.get(target, 0.0)
+        )
 
     def is_lost(self, source: ServerAddress, target: ServerAddress) -> bool:
         """Draw whether a message gets lost; always on a closed way."""
@@ -205,7 +208,7 @@ class SimNetwork:
 
         def respond(answer: Answer) -> None:
             if not self.is_lost(target, source.address):
-                self.scheduler.call_later(self.delay(), lambda: on_answer(answer))
+                self.scheduler.call_later(self.delay(source.address), lambda: on_answer(answer))
 
         def arrive(reader: SnapshotReader | None) -> None:
             host = self.host(target)
@@ -216,11 +219,11 @@ class SimNetwork:
             else:
                 self.start(host, source, lambda: host.receive(frame, respond, reader))
 
-        self.scheduler.call_later(self.delay(), partial(arrive, stream))
+        self.scheduler.call_later(self.delay(target), partial(arrive, stream))
         if self.duplication and self.scheduler.chance.random() < self.duplication:
             echo = None if stream is None else stream.again()
             lateness = 4.0 ** (1.0 + _LATEST_ECHO * self.scheduler.chance.random())
-            self.scheduler.call_later(self.delay() * lateness, partial(arrive, echo))
+            self.scheduler.call_later(self.delay(target) * lateness, partial(arrive, echo))
 
     def start(self, host: Host, source: Host, target: Callable[[], None]) -> None:
         """Run something on a connection's task at a host; may be called on no task."""

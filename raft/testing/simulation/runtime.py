@@ -448,6 +448,14 @@ class SimRuntime:
         """Return the time on this process's own clock; that of a plain one is virtual time."""
         return self._uptime + _START + (self.scheduler.now - _START) * self.rate
 
+    def set_rate(self, rate: float) -> None:
+        """Let the monotonic clock run at another speed from now on; it does not jump.
+
+        What waits already does so until the moment that the old speed has given.
+        """
+        self._uptime = self.monotonic() - _START - (self.scheduler.now - _START) * rate
+        self.rate = rate
+
     def wall_time_ns(self) -> int:
         """Return nanoseconds since the epoch, as this process believes."""
         return _WALL_START_NS + round((self.scheduler.now - _START + self.wall_offset) * 1e9)

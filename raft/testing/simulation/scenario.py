@@ -24,8 +24,10 @@ from raft.types import ServerSuffrage
 SECONDS = 36.0  # of faults, usually
 TIMEOUT = 0.4  # seconds of heartbeat and election timeout
 _CLIENTS = 4
+_DOUBTERS = 2
 _LONGEST_THOUGHT = 0.12  # seconds between an answer and a client's next command
 _LONGEST_DOUBT = 0.1  # seconds between two looks for somebody who leads wrongly
+_PATIENCE = (0.5, 6.0)  # seconds that a client waits for an answer: some ask elsewhere soon
 _READ_CHANCE = 0.2  # that a client reads instead
 _LARGEST_DRIFT = 0.05  # that a clock may run too fast or too slow
 _RECOVERY_SECONDS = 20 * TIMEOUT  # ten election timeouts, each of up to twice its length
@@ -143,7 +145,9 @@ class Scenario:
         clients = [
             world.spawn(f"client-{number}", self._client(number)) for number in range(_CLIENTS)
         ]
-        clients.append(world.spawn("doubter", self._doubt))
+        clients += [
+            world.spawn(f"doubter-{number}", self._doubt(number)) for number in range(_DOUBTERS)
+        ]
         self._nemesis.run(scheduler.now + self._seconds)
         self._nemesis.end()
         healed_at = scheduler.now
@@ -203,21 +207,31 @@ class Scenario:
             server = servers[self._scheduler.pick(len(servers))]
         return server if servers else None
 
-    def _doubt(self) -> None:
-        """Be a client that reads where it is least sure what may be shown.
+    def _doubt(self, number: int) -> Callable[[], None]:
+        """Return a client that reads where it is least sure what may be shown.
 
-        That is where a server may believe wrongly that it leads, or holds a user restore that is
-        not known to be committed.
+        That is where a server may believe wrongly that it leads, once there is something new at the
+        other one, or holds a user restore that is not known to be committed.
         """
-        while not self._is_closing:
-            leaders = [server for server in self.cluster.up() if server.is_leader()]
-            if len(leaders) > 1 or any(server.disk.has_unsettled() for server in leaders):
-                self._read_at(leaders[self._scheduler.pick(len(leaders))])
-            self._scheduler.sleep(self._scheduler.chance.random() * _LONGEST_DOUBT)
 
-    def _send(self, command: bytes) -> bool:
+        def run() -> None:
+            count = 0
+            while not self._is_closing:
+                self._scheduler.sleep(self._scheduler.chance.random() * _LONGEST_DOUBT)
+                leaders = [server for server in self.cluster.up() if server.is_leader()]
+                leaders.sort(key=lambda server: server.last_led)
+                if len(leaders) > 1:
+                    count += 1
+                    self._send(b"d%d-%d" % (number, count), leaders[-1])
+                    self._read_at(leaders[0])
+                elif leaders and leaders[0].disk.has_unsettled():
+                    self._read_at(leaders[0])
+
+        return run
+
+    def _send(self, command: bytes, server: SimServer | None = None) -> bool:
         """Have one command applied somewhere, and note what is known of it; True if it is."""
-        server = self._pick_server()
+        server = server or self._pick_server()
         if server is None:
             return False
 
@@ -226,7 +240,7 @@ class Scenario:
             future.result(4.0)
             return future.index()
 
-        has_ended, outcome = server.call(apply, 6.0)
+        has_ended, outcome = server.call(apply, self._scheduler.chance.choice(_PATIENCE))
         self._note(command, server, has_ended, outcome)
         return has_ended and isinstance(outcome, int)
 

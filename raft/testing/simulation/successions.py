@@ -16,6 +16,8 @@ _LONGEST_STORING = 1.0  # seconds that a leader is given to store what it is to 
 _LONGEST_SHOW = 0.2  # seconds that an uncommitted restore is there before its leader is lost
 _MOST_BARRIERS = 6  # that a leader appends in vain
 _LONGEST_ANSWER = 3.0
+_LONGEST_DELUSION = 1.0  # seconds that a leader believes to lead beside another one
+_FAST, _SLOW = 2.0, 0.2  # speeds of clocks
 _LOOK_PERIOD = 0.02  # seconds between two looks
 
 
@@ -28,7 +30,11 @@ class Successions:
         self._operations = operations
         self._servers = servers
         self._world = SimRuntime(cluster.scheduler, "world")
-        self.deck: Deck = [(4, self.restore_in_vain), (2, self.outdate_leader)]
+        self.deck: Deck = [
+            (4, self.restore_in_vain),
+            (2, self.outdate_leader),
+            (2, self.delude_leader),
+        ]
 
     def repair(self) -> None:
         """Undo nothing: networks, disks and processes are others' to repair."""
@@ -84,6 +90,23 @@ class Successions:
             leader.fsm.fails_to_restore = self._scheduler.pick(2)
         network.duplication = 0.5 * self._scheduler.pick(2)
         network.heal()
+        return True
+
+    def delude_leader(self) -> bool:
+        """Let all to a leader with a slow clock come late, and the others have fast ones.
+
+        They have another leader before it hears what they have answered to it as followers.
+        """
+        leader, chance = self._cluster.leader(), self._scheduler.chance.random
+        if leader is None:
+            return False
+        for server in self._others([leader]):
+            server.run_clock(_FAST)
+        leader.run_clock(_SLOW)
+        self._cluster.network.lag[leader.address] = 0.8 + 0.6 * chance()
+        self._wait(lambda: self._successor([leader]) is not None, _LONGEST_SUCCESSION)
+        self._scheduler.sleep(_LONGEST_DELUSION * chance())
+        self._cluster.network.lag.clear()
         return True
 
     # ---- parts ----

@@ -74,9 +74,9 @@ class Call:
             self._scheduler.wake(self._task, self)
 
     def wait(self, timeout: float) -> Response:
-        """Return the answer or raise it."""
+        """Return the answer or raise it; the timeout is by the clock of the process."""
         if not self.is_over():
-            self._scheduler.park(self, timeout)
+            self._scheduler.park(self, self._scheduler.world_seconds(timeout))
         if self._error is not None:
             raise self._error
         if self._answer is None:
@@ -136,7 +136,7 @@ class SimTransport(Calls):
         """Connect, which takes a way there and back."""
         self._check_open()
         network, scheduler = self.network, self.process.scheduler
-        scheduler.sleep(network.delay() + network.delay())
+        scheduler.sleep(network.delay(address) + network.delay(self.address))
         if network.is_lost(self.address, address) or network.is_lost(address, self.address):
             scheduler.sleep(_DIAL_TIMEOUT)
             raise PeerUnreachableError(f"dialling {address} timed out")
@@ -316,7 +316,7 @@ class SimPipeline:
         if network.is_lost(source, target):
             self._lose()
             return
-        arrives_at = max(self._arrives_at[way], self._scheduler.now + network.delay())
+        arrives_at = max(self._arrives_at[way], self._scheduler.now + network.delay(target))
         self._arrives_at[way] = arrives_at
 
         def arrive() -> None:
@@ -387,7 +387,7 @@ class _Stream:
         """Send the next piece; a lost one breaks the stream."""
         network = self._source.network
         self._is_broken = self._is_broken or network.is_lost(self._source.address, self._target)
-        self._arrives_at = max(self._arrives_at, self._scheduler.now + network.delay())
+        self._arrives_at = max(self._arrives_at, self._scheduler.now + network.delay(self._target))
         if not self._is_broken:
             delay = self._arrives_at - self._scheduler.now
             self._scheduler.call_later(delay, lambda: self._feed(piece))
