@@ -104,7 +104,9 @@ class SnapshotReceiver:
         core, index = self._core, request.last_log_index
         own = core.unsettled.meta
         if own is None:
-            return index <= core.settled_index()
+            # What is committed our own disk may have lost again, or not had yet (law 3): if this
+            # were acknowledged, what follows it would be refused, and sent for ever.
+            return index <= min(core.settled_index(), core.raft_log.last().index)
         if (index, request.last_log_term) == (own.index, own.term):
             return True
         return index < own.index and request.term <= own.term
@@ -120,8 +122,10 @@ class SnapshotReceiver:
             core.write("mark", lambda: core.damage.went_back(given_up))
         else:
             # The FSM is told first: entries that it still wanted may be gone in a moment. Should
-            # the log not be dropped then, reading it anew will make up for that.
-            core.fsm.restore(meta)
+            # the log not be dropped then, reading it anew will make up for that. One that is
+            # further than the log was does not go back.
+            if own is not None or core.state.applied_index < meta.index:
+                core.fsm.restore(meta)
             core.unsettled.replace(meta)
         if self._holds(last):
             core.raft_log.set_boundary(last)

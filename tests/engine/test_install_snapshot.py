@@ -147,6 +147,27 @@ def test_a_snapshot_of_what_is_committed_is_acknowledged_and_not_installed(make,
     assert node.core.state.applied_index == 3
 
 
+@pytest.mark.parametrize("applied", [5, 6])
+def test_a_snapshot_of_what_is_committed_is_installed_where_the_log_lacks_it(make, applied):
+    """A leader whose disk failed may know more to be committed than its disk has kept (law 3).
+
+    Found by the simulation: acknowledged and not installed, it was sent for ever.
+    """
+    node = make(*(1,) * (applied - 1))
+    commit(node, applied)
+    node.store.delete_range(4, applied)
+    node.core.raft_log.reload()
+
+    asked = send(node, install(1, 5, 1))
+    following = Asked(AppendEntriesRequest(header("n2"), 1, 5, 1, entries(6, terms=(1, 1)), 7))
+    node.core.inbox.deliver(following.rpc)
+    node.runtime.run()
+
+    assert (asked.response.success, following.response.success) == (True, True)
+    assert (node.fsm.restores, node.core.state.applied_index) == (0, 7)
+    assert node.fsm.commands() == [b"%d/1" % index for index in range(2, 8)]
+
+
 def test_the_same_snapshot_again_is_acknowledged_and_not_installed(make):
     """Departure 4."""
     node = make()

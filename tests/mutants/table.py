@@ -812,8 +812,18 @@ INSTALL = Target(
         ),
         Mutant(
             "what is committed exactly so far is known (H4)",
+            "return index <= min(core",
+            "return index < min(core",
+        ),
+        Mutant(
+            "what the log has lost again is not known",
+            "return index <= min(core.settled_index(), core.raft_log.last().index)",
             "return index <= core.settled_index()",
-            "return index < core.settled_index()",
+        ),
+        Mutant(
+            "the state does not go back for a snapshot",
+            "if own is not None or core.state.applied_index < meta.index:",
+            "if True:",
         ),
         Mutant(
             "the same restore is known",

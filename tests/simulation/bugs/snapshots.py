@@ -33,7 +33,7 @@ BUGS = (
         "stale snapshot is installed",
         "hashicorp/raft: a snapshot that comes too late takes the place of newer entries (H4)",
         INSTALL,
-        "            return index <= core.settled_index()\n",
+        "            return index <= min(core.settled_index(), core.raft_log.last().index)\n",
         "            return False\n",
     ),
     bug(
