@@ -26,6 +26,7 @@ _LONGEST_STUTTER = 0.6  # seconds that a held GIL stops a process: that must be 
 _NEWEST = 3  # entries at the end of a log that a power cut may spoil
 _SHORT_BREAK = 0.4  # seconds; two power cuts may come before anybody leads
 _WILDEST = 2.0  # by which a clock may be too fast or too slow
+_BETWEEN_WRITES = 0.002  # seconds; the next write has hardly begun
 _LARGEST_JUMP = 86_400.0  # seconds by which the time of day jumps
 
 
@@ -219,6 +220,7 @@ class ServerFaults:
         self._world = SimRuntime(cluster.scheduler, "world")
         self._storms_until = 0.0
         self._fragile_until = 0.0
+        self._fragile: dict[ServerID, None] = {}
         self.tasks: list[SimTask] = []
         cluster.on_leader = self._on_leader
         cluster.on_snapshot = self._on_snapshot
@@ -240,6 +242,7 @@ class ServerFaults:
     def repair(self) -> None:
         """Have all processes run."""
         self._storms_until = self._fragile_until = 0.0
+        self._fragile.clear()
         self._scheduler.spread = 1.0
         for server in self._cluster.servers.values():
             server.run_clock()
@@ -344,9 +347,16 @@ class ServerFaults:
         """For a while, crash many a server that has just made a snapshot durable."""
         self._fragile_until = self._scheduler.now + 2 * _STORM_SECONDS
 
+    def crash_at_next_snapshot(self, server: SimServer) -> None:
+        """Crash this server before it can do much with its next snapshot."""
+        self._fragile[server.id] = None
+
     def _on_snapshot(self, server: SimServer) -> None:
-        if self._scheduler.now < self._fragile_until and self._scheduler.pick(2):
-            self._bounce(server, self._scheduler.chance.choice((0.002, 0.02)), 1.0)
+        if server.id in self._fragile:
+            del self._fragile[server.id]
+            self._bounce(server, _BETWEEN_WRITES, 1.0)
+        elif self._scheduler.now < self._fragile_until and self._scheduler.pick(2):
+            self._bounce(server, self._scheduler.chance.choice((_BETWEEN_WRITES, 0.02)), 1.0)
 
     def storm(self) -> None:
         """For a while, crash whoever wins an election, and many who vote: Figure 3.7, again and

@@ -199,6 +199,16 @@ class Operations:
         elif not isinstance(outcome, OutcomeUnknownError):
             self._scheduler.stop(SimulationError(f"restore was answered by {outcome!r}"))
 
+    def compact(self, server: SimServer) -> None:
+        """Have a node take a snapshot, and from now on keep nothing that one covers."""
+
+        def compact(node: Raft) -> object:
+            node.reload_config(replace(node.reloadable_config(), trailing_logs=0))
+            return node.snapshot().result(_CALL_SECONDS)
+
+        self._reloaded[server.id] = None
+        self._spawn(partial(self._ask, server, compact))
+
     def reload_settings(self) -> None:
         """Give a node other timeouts, and another idea of when to take snapshots."""
         server, chance = self._targets.one(), self._scheduler.chance

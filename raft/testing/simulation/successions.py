@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
-from raft.node import Raft
 from raft.testing.simulation.cluster import SimCluster, SimServer
 from raft.testing.simulation.faults import Deck, ServerFaults
 from raft.testing.simulation.operations import Action, Operations
@@ -82,10 +80,10 @@ class Successions:
         if successor is not None:
             self._wait(lambda: _has_committed(successor), _LONGEST_STORING)
             for server in self._others(side):
-                self._ask_soon(server, _compact)
+                self._operations.compact(server)
         self._scheduler.sleep(0.2 * self._scheduler.chance.random())
         if self._scheduler.pick(2):
-            self._servers.crash_at_snapshots()
+            self._servers.crash_at_next_snapshot(leader)
         elif leader.fsm is not None:
             leader.fsm.fails_to_restore = self._scheduler.pick(2)
         network.duplication = 0.5 * self._scheduler.pick(2)
@@ -170,13 +168,3 @@ def _has_committed(server: SimServer) -> bool:
         return True  # it is gone
     log = server.disk.content.logs.get(server.node.commit_index())
     return log is not None and log.term == server.node.current_term()
-
-
-def _compact(node: Raft) -> None:
-    """Have a node take a snapshot, and keep nothing that it covers."""
-    trailing = node.reloadable_config().trailing_logs
-    node.reload_config(replace(node.reloadable_config(), trailing_logs=0))
-    try:
-        node.snapshot().result(_LONGEST_ANSWER)
-    finally:
-        node.reload_config(replace(node.reloadable_config(), trailing_logs=trailing))
