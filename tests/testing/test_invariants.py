@@ -71,7 +71,8 @@ def test_a_vote_record_that_takes_back_its_vote_or_its_term_is_found(invariants)
     ]
 
 
-def test_a_change_of_members_before_a_commit_of_the_term_is_found(invariants):
+def test_a_change_of_members_before_a_commit_of_the_term_is_found():
+    invariants = Invariants(sees_commits=True)
     first = Log(1, 1, LogType.CONFIGURATION).sealed()
     invariants.stored("a", 0, [first])
     invariants.committed_own(2)

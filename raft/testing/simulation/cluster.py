@@ -257,7 +257,7 @@ class SimCluster:
         network: SimNetwork | None = None,
     ) -> None:
         self.scheduler = scheduler
-        self.invariants = Invariants()
+        self.invariants = Invariants(sees_commits=True)
         self.oracle = Oracle(self.invariants.fail)
         self.network = network or SimNetwork(scheduler, self.invariants)
         self.servers: dict[ServerID, SimServer] = {}
