@@ -133,6 +133,13 @@ class Membership:
         """Tell whether the latest configuration is committed."""
         return self.latest_index == self.committed_index
 
+    def may_lead(self, server_id: ServerID) -> bool:
+        """Tell whether a server may campaign: as long as its removal is not committed, too.
+
+        It may be the only one left that has the entry and can bring it about (thesis 4.2.2).
+        """
+        return self.latest.has_vote(server_id) or self.committed.has_vote(server_id)
+
     def append(self, index: int, configuration: Configuration) -> None:
         """Take over a configuration just stored; the one before it must have been committed.
 

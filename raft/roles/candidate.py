@@ -73,7 +73,7 @@ class Candidate(Role):
 
     def _start_round(self) -> None:
         core = self.core
-        if not may_campaign(core) or not core.membership.latest.has_vote(core.local_id):
+        if not may_campaign(core) or not core.membership.may_lead(core.local_id):
             core.become(RaftState.FOLLOWER)
             return
         count(core.metrics, "raft.state.candidate")
@@ -96,7 +96,10 @@ class Candidate(Role):
         self._ask(is_pre_vote=False)
 
     def _ask(self, *, is_pre_vote: bool) -> None:
-        """Send the requests of a round to all other voters, and count our own vote."""
+        """Send the requests of a round to all other voters, and count our own vote, if we have one.
+
+        The latest configuration counts, committed or not (§4.1), and may have us no more.
+        """
         core = self.core
         self.round += 1
         self.is_pre_vote = is_pre_vote
@@ -116,7 +119,8 @@ class Candidate(Role):
                     core.header, self.campaign_term, last.index, last.term, core.transfer_candidacy
                 )
             Ballot(core, self.round, server, request).send()
-        self._count(core.local_id)
+        if core.membership.latest.has_vote(core.local_id):
+            self._count(core.local_id)
 
     def on_vote(self, vote: VoteReceived) -> None:
         """Count an answer of this round; a newer term ends the candidacy (§5.1)."""

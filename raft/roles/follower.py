@@ -60,11 +60,11 @@ class Follower(Role):
         core, members = self.core, self.core.membership
         if members.latest_index == NO_INDEX:
             return self._warn("no known peers, aborting election")
-        has_vote = members.latest.has_vote(core.local_id)
-        if not has_vote and members.is_stable():
+        may_lead = members.may_lead(core.local_id)
+        if not may_lead and members.is_stable():
             return self._warn("not a voter in the committed configuration, aborting election")
         count(core.metrics, "raft.transition.heartbeat_timeout")
-        if not has_vote:
+        if not may_lead:
             return self._warn("heartbeat timeout reached, not a voter in the latest configuration")
         if not may_campaign(core):
             return self._warn("disk or fsm is not fit, aborting election")

@@ -181,6 +181,16 @@ def test_a_configuration_is_committed_with_its_index():
     assert members.commit(6) is False
 
 
+def test_voters_to_be_and_those_not_removed_for_good_may_lead():
+    before, after = servers("n1", "n2", nonvoters=["n4"]), servers("n2", "n3", nonvoters=["n1"])
+    members = members_with((1, before), (5, after))
+
+    assert [members.may_lead(f"n{i}") for i in range(1, 6)] == [True, True, True, False, False]
+    members.commit(5)
+
+    assert [members.may_lead(f"n{i}") for i in range(1, 6)] == [False, True, True, False, False]
+
+
 def test_truncation_at_or_below_the_latest_goes_back_to_the_committed():
     members = members_with((1, OLD), (5, NEW))
 

@@ -210,8 +210,13 @@ CANDIDATE = Target(
         ),
         Mutant(
             "a node without a vote gives up campaigning",
-            "if not may_campaign(core) or not core.membership.latest.has_vote(core.local_id):",
+            "if not may_campaign(core) or not core.membership.may_lead(core.local_id):",
             "if not may_campaign(core):",
+        ),
+        Mutant(
+            "who was removed does not count its own vote (4.2.2)",
+            "if core.membership.latest.has_vote(core.local_id):\n            self._count",
+            "if True:\n            self._count",
         ),
         Mutant(
             "a transfer skips the pre-vote",
@@ -575,6 +580,16 @@ MEMBERSHIP = Target(
             "demoting takes the vote",
             "return replace(server, suffrage=NONVOTER)",
             "return server",
+        ),
+        Mutant(
+            "who is not removed for good may lead (4.2.2)",
+            " or self.committed.has_vote(server_id)",
+            "",
+        ),
+        Mutant(
+            "a voter to be may lead",
+            "return self.latest.has_vote(server_id) or self",
+            "return self",
         ),
         Mutant("only who is staging is promoted", "if server.suffrage is STAGING:", "if True:"),
         Mutant(

@@ -164,18 +164,41 @@ def test_a_promoted_nonvoter_campaigns_and_can_win():
 @pytest.mark.parametrize(
     ("committed", "latest", "role"),
     [
-        (servers("n1", "n2", "n3"), servers("n2", "n3"), RaftState.FOLLOWER),
+        (servers("n2", "n3"), servers("n2", "n3", nonvoters=["n1"]), RaftState.FOLLOWER),
         (servers("n2", "n3"), servers("n1", "n2", "n3"), RaftState.CANDIDATE),
+        (servers("n1", "n2", "n3"), servers("n2", "n3"), RaftState.CANDIDATE),
     ],
 )
 def test_the_latest_configuration_in_the_log_decides_who_campaigns(committed, latest, role):
-    """ETC-74: also while it is not committed. There, such a node waits until it has applied it."""
+    """ETC-74: also while it is not committed. There, such a node waits until it has applied it.
+
+    But whose removal is not committed may be needed to bring it about.
+    """
     node = ScriptedNode(configuration=committed, log=[configuration_entry(2, 1, latest)])
     assert not node.core.membership.is_stable()
 
     node.play(Follower, *[DEADLINE] * 3)
 
     assert node.core.state.role is role
+
+
+@pytest.mark.parametrize("latest", [servers("n2"), servers("n2", nonvoters=["n1"])])
+def test_who_was_removed_leads_by_the_votes_of_the_others_until_that_is_committed(latest):
+    """Thesis 4.2.2. Of two voters the other lacks the entry, so it cannot win.
+
+    Found by the simulation: no leader was ever elected again.
+    """
+    node = ScriptedNode(configuration=servers("n1", "n2"), log=[configuration_entry(2, 1, latest)])
+    node.play(Follower, DEADLINE, DEADLINE)
+    node.play(Candidate)
+    assert node.core.state.role is RaftState.CANDIDATE  # our own vote does not count any more
+
+    node.play(
+        Candidate,
+        VoteReceived(1, "n2", True, 2, True),
+        VoteReceived(2, "n2", False, 2, True),
+    )
+    assert node.core.state.role is RaftState.LEADER
 
 
 def test_a_node_that_is_no_voter_in_its_own_view_votes_and_follows_all_the_same():
