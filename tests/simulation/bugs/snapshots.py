@@ -29,12 +29,22 @@ BUGS = (
         "        return log.term != boundary.term\n",
         "        return False\n",
     ),
-    bug(
+    Bug(
         "stale snapshot is installed",
         "hashicorp/raft: a snapshot that comes too late takes the place of newer entries (H4)",
-        INSTALL,
-        "            return index <= min(core.settled_index(), core.raft_log.last().index)\n",
-        "            return False\n",
+        (
+            Change(
+                INSTALL,
+                "            return index <= min(core.settled_index(),"
+                " core.raft_log.last().index)\n",
+                "            return False\n",
+            ),
+            Change(
+                INSTALL,
+                "            if own is not None or core.state.applied_index < meta.index:\n",
+                "            if True:\n",
+            ),
+        ),
     ),
     bug(
         "snapshot claims more than it holds",
