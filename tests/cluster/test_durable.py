@@ -167,9 +167,11 @@ def test_a_commit_held_up_for_seconds_stops_neither_process_nor_heartbeats(
     node.barrier().result(ANSWER)
     term, index = node.current_term(), node.last_index() + 1
     victim = leader if of_leader else next(i for i in trio.nodes if i != leader)
+    followers = [n for i, n in trio.nodes.items() if i != leader]
+    # What a peer still lacks of before may have to be read from the disk that is held up.
+    wait_for(lambda: all(n.last_index() == index - 1 for n in followers), 30, "equal logs")
     slow_down(trio.stores[victim], index)
 
-    followers = [n for i, n in trio.nodes.items() if i != leader]
     with Sampler(followers) as sampler:
         began = time.monotonic()
         assert node.apply(b"slow").result(ANSWER) == 1
