@@ -155,6 +155,15 @@ class Deadline:
         return self.at is not None and self._runtime.monotonic() >= self.at
 
 
+def was_stalled(late: float, lease: float) -> bool:
+    """Tell whether the process did not run for a while, by how late a timer went off.
+
+    A held GIL or a pause of the machine does that. What came meanwhile has yet to be read, so it is
+    too early to say that nothing came.
+    """
+    return late > lease / 5
+
+
 def random_timeout(runtime: Runtime, shortest: float) -> float:
     """Return a duration from `shortest` up to twice as long, so that nodes do not tie (§5.2)."""
     return shortest * (1.0 + runtime.random())

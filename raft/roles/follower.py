@@ -9,7 +9,7 @@ from raft.engine.install_snapshot import SnapshotReceiver
 from raft.engine.request_vote import may_campaign
 from raft.metrics import count
 from raft.roles.base import Role
-from raft.runtime import random_timeout
+from raft.runtime import random_timeout, was_stalled
 from raft.types import NO_INDEX, RaftState
 
 
@@ -21,6 +21,7 @@ class Follower(Role):
     def __init__(self, core: Core, snapshots: SnapshotReceiver) -> None:
         super().__init__(core, snapshots)
         self.handlers[Bootstrap] = self.on_bootstrap
+        self._excused: tuple[float | None, ...] = ()  # the contact before a stall that was excused
         self._warned = False  # one warning a stay that this node does not campaign, and why
 
     def enter(self) -> None:
@@ -46,9 +47,10 @@ class Follower(Role):
             self._arm(contact)
             return
         self._arm(now)
-        if late > core.config.leader_lease_timeout:
+        if was_stalled(late, core.config.leader_lease_timeout) and self._excused != (contact,):
             # The process did not run (a held GIL, a pause of the machine): what the leader sent
-            # meanwhile has yet to be read. The gap alone costs no election.
+            # meanwhile has yet to be read. The gap alone costs no election, once until then.
+            self._excused = (contact,)
             core.log.warning("process was stalled seconds=%.3f", late)
             return
         core.set_leader("", "")

@@ -13,9 +13,11 @@ from raft.engine.commitment import majority_index
 from raft.engine.core import Core
 from raft.engine.inbox import ReadBarrier, VerifyLeader
 from raft.metrics import Metrics
+from raft.runtime import was_stalled
 from raft.types import Configuration, ServerID
 
 SHORTEST_CHECK = 0.01  # seconds between two looks at the lease
+_LOOKS = 5  # in each lease
 
 
 def quorum_contact(
@@ -47,34 +49,37 @@ class Lease:
 
     It is looked at more often than it can run out, so that a process that did not run for a while
     (a held GIL, a pause of the machine) is noticed: no answer could be read meanwhile, so the peers
-    have one whole lease to be heard again. That is granted once, until a quorum was in contact:
-    the gap alone costs no leadership, and a process that hardly runs does not keep it. No read
-    rests on this (departure 5).
+    have one whole lease to be heard again. Until a quorum was in contact, further stalls put it off
+    by their own length, by one lease altogether: the gaps alone cost no leadership, and a process
+    that hardly runs does not keep it. No read rests on this (departure 5).
     """
-
-    _LOOKS = 5  # in each lease
 
     def __init__(self, seconds: float, now: float) -> None:
         self._seconds = seconds
-        self._is_excused = False
         self.renew(now, seconds)
 
     def renew(self, now: float, seconds: float) -> None:
         """Run for so long from now on; a quorum is in contact."""
         self._is_excused = False
+        self._left = self._seconds  # by which further stalls may put the end off
         self._at = now + seconds
         self._plan_look(now)
 
     def _plan_look(self, now: float) -> None:
-        self.look_at = min(self._at, now + self._seconds / self._LOOKS)
+        self._looked_at = now
+        self.look_at = min(self._at, now + self._seconds / _LOOKS)
 
     def look(self, now: float) -> float:
         """Plan the next look; return for how long the process did not run, 0.0 if it did."""
         late = now - self.look_at
-        stalled = late > self._seconds / self._LOOKS
+        stalled = was_stalled(late, self._seconds)
         if stalled and not self._is_excused:
             self._is_excused = True
             self._at = now + self._seconds
+        elif stalled:
+            longer = min(now - self._looked_at, self._left)
+            self._left -= longer
+            self._at += longer
         self._plan_look(now)
         return late if stalled else 0.0
 

@@ -160,16 +160,22 @@ def test_a_stall_of_the_process_is_excused_by_one_whole_lease():
     assert (lease.is_over(5.9), lease.is_over(6.0)) == (False, True)
 
 
-def test_a_second_stall_is_not_excused_before_a_quorum_was_in_contact():
+def test_further_stalls_are_excused_by_their_length_up_to_one_lease():
+    """Half of the time held for 0.2 s, a leader had not even half a lease to be answered."""
     lease = Lease(1.0, now=0.0)
-    lease.look(5.0)
+    lease.look(0.5)  # at 1.5 now
 
-    assert lease.look(5.9) > 0.0
-    assert lease.is_over(6.0)
+    assert lease.look(0.6) == 0.0
+    assert lease.look(1.1) == pytest.approx(0.3)
+    assert (lease.is_over(1.9), lease.is_over(2.0)) == (False, True)
+    assert lease.look(2.2) > 0.0
+    assert (lease.is_over(2.4), lease.is_over(2.5)) == (False, True)  # no more than one
+    assert lease.look(2.9) > 0.0
+    assert lease.is_over(2.9)
 
-    lease.renew(6.0, 1.0)
+    lease.renew(3.0, 1.0)
     assert lease.look(8.0) > 0.0
-    assert not lease.is_over(8.9)
+    assert (lease.is_over(8.9), lease.is_over(9.0)) == (False, True)
 
 
 def test_looking_a_little_late_is_no_stall():
