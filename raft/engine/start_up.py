@@ -119,8 +119,11 @@ def _apply_committed(core: Core) -> None:
 
 def _restore_newest(core: Core) -> SnapshotMeta | None:
     read = not core.config.no_snapshot_restore_on_start
-    listed = usable_snapshots(core.snapshots, core.logs)
-    return restore_newest(listed, lambda meta: core.fsm.start_from(meta, read=read))
+    usable = usable_snapshots(core.snapshots, core.logs)
+    for meta in core.snapshots.list():
+        if meta not in usable:
+            core.unsettled.forget(meta)
+    return restore_newest(usable, lambda meta: core.fsm.start_from(meta, read=read))
 
 
 def usable_snapshots(snapshots: SnapshotStore, logs: LogStore) -> list[SnapshotMeta]:

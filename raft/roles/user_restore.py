@@ -22,7 +22,7 @@ from raft.engine.inbox import (
 )
 from raft.engine.install_snapshot import store_snapshot
 from raft.engine.progress import CountingReader
-from raft.errors import RaftError, RestoreInProgressError, SnapshotError
+from raft.errors import RaftError, RestoreInProgressError, SnapshotError, StorageFailedError
 from raft.metrics import timed
 from raft.runtime import Event
 from raft.types import SNAPSHOT_VERSION, EntryID, LogType, SnapshotMeta
@@ -96,8 +96,25 @@ class UserRestores:
         try:
             meta = store_snapshot(core.snapshots, restore.meta, reader)
         except Exception as exc:  # noqa: BLE001 - stores and the user's reader: the caller's answer
-            error = exc
+            error = self._take_back(restore.meta, exc)
         core.inbox.post(RestoreStored(self._term, restore, meta, error))
+
+    def _take_back(self, meta: SnapshotMeta, error: Exception) -> Exception:
+        """Remove what is there of a snapshot whose storing failed: a restart would start from it.
+
+        Returns the caller's answer: should that fail, too, the outcome is unknown.
+        """
+        snapshots = self._core.snapshots
+        try:
+            for left in snapshots.list():
+                if left.unsettled and (left.index, left.term) == (meta.index, meta.term):
+                    snapshots.remove(left.id)
+        except Exception as exc:  # noqa: BLE001 - a store is foreign code
+            return StorageFailedError(
+                f"the snapshot given could not be stored: {error!r}; it may be there all the same"
+                f" and take hold after a restart: {exc!r}"
+            )
+        return error
 
     def stored(self, message: RestoreStored) -> bool:
         """Take over a snapshot that is durable; False when it is not ours to use any more."""

@@ -16,7 +16,9 @@ from raft import (
     RestoreInProgressError,
     SnapshotError,
     SnapshotMeta,
+    StorageFailedError,
 )
+from raft.snapshots import InmemSnapshotStore
 from raft.stores import InmemStore
 from raft.testing.cluster import Cluster, Member
 from tests.cluster.helpers import ANSWER, apply_count
@@ -201,6 +203,45 @@ def test_a_reader_that_fails_changes_nothing() -> None:
         with pytest.raises(SnapshotError, match="gone"):
             leader.node.restore(meta, Broken(), ANSWER)
 
+        assert leader.node.apply(b"x").result(ANSWER) == 6
+
+
+class Hesitant(InmemSnapshotStore):
+    """Stores a snapshot given by hand, and says that it failed; so it may with its removal."""
+
+    def __init__(self, *, may_remove: bool) -> None:
+        super().__init__()
+        self._may_remove = may_remove
+
+    def _keep(self, meta: SnapshotMeta, data: bytes) -> None:
+        super()._keep(meta, data)
+        if meta.unsettled:
+            raise OSError("is it there?")
+
+    def remove(self, snapshot_id: str) -> None:
+        if not self._may_remove:
+            raise OSError("will it go?")
+        super().remove(snapshot_id)
+
+
+@pytest.mark.parametrize(
+    ("may_remove", "error"), [(True, SnapshotError), (False, StorageFailedError)]
+)
+def test_a_snapshot_that_may_be_stored_is_taken_back_or_its_outcome_unknown(
+    may_remove: bool, error: type[RaftError]
+) -> None:
+    """A restart would start from it."""
+    with Cluster(0, bootstrap=False) as cluster:
+        member = cluster.add(snapshots=Hesitant(may_remove=may_remove))
+        cluster.bootstrap()
+        leader = cluster.leader()
+        apply_count(leader, 5)
+        meta, data = take_snapshot(leader)
+
+        with pytest.raises(error, match="is it there"):
+            leader.node.restore(meta, io.BytesIO(data), ANSWER)
+
+        assert [m for m in member.snapshots.list() if m.unsettled] == [] or not may_remove
         assert leader.node.apply(b"x").result(ANSWER) == 6
 
 

@@ -292,6 +292,8 @@ def test_a_restore_whose_index_the_log_has_never_happened():
     assert node.core.raft_log.boundary() == EntryID(0, 0)
     assert node.core.unsettled.meta is None
     assert node.fsm.restores == 0
+    node.runtime.run()
+    assert snapshots.list() == []
 
 
 def stored(log, *, also_settled=None):
