@@ -55,7 +55,7 @@ class Invariants:
         self._lock = threading.Lock()  # guards all below; nothing waits while holding it
         self.violations: list[str] = []
         self.leaders: dict[int, ServerID] = {}  # by term
-        self._acknowledged: dict[ServerID, EntryID] = {}
+        self._acknowledged: dict[ServerID, tuple[EntryID, int]] = {}  # and to whom: the term
         self._votes: dict[tuple[ServerID, int], ServerID] = {}
         self._entries: dict[tuple[int, int], _Seen] = {}  # by index and term
         self._entry_terms: dict[int, int] = {NO_TERM: NO_INDEX}  # first index seen of each term
@@ -98,10 +98,22 @@ class Invariants:
             if chosen != candidate:
                 self.fail(f"vote: {voter} voted for {chosen} and {candidate} in term {term}")
 
-    def acknowledged(self, node: ServerID, entry: EntryID) -> None:
-        """Report that a server acknowledges entries, up to this one, to a leader."""
+    def acknowledged(self, node: ServerID, entry: EntryID, term: int) -> None:
+        """Report that a server acknowledges entries, up to this one, to the leader of a term."""
         with self._lock:
-            self._acknowledged[node] = max(entry, self._acknowledged.get(node, NO_ENTRY))
+            former, _ = self._acknowledged.get(node, (NO_ENTRY, NO_TERM))
+            self._acknowledged[node] = (max(entry, former), term)
+
+    def overruled(self, node: ServerID, term: int, last: EntryID) -> None:
+        """Report that a server in `term` has cut its log back, so that it ends with `last`.
+
+        A later leader than the one to whom it had acknowledged more may have it do so: then that
+        was not committed (§5.3).
+        """
+        with self._lock:
+            entry, acknowledged_in = self._acknowledged.get(node, (NO_ENTRY, NO_TERM))
+            if term > acknowledged_in:
+                self._acknowledged[node] = (min(entry, last), acknowledged_in)
 
     def decided(self, node: ServerID, last: EntryID) -> None:
         """Report the end of the log by which a server votes, or asks for votes.
@@ -110,7 +122,7 @@ class Invariants:
         who lacks what was committed by that (§5.4.1).
         """
         with self._lock:
-            acknowledged = self._acknowledged.get(node, NO_ENTRY)
+            acknowledged, _ = self._acknowledged.get(node, (NO_ENTRY, NO_TERM))
             if last < acknowledged:
                 self.fail(f"vote: {node} decides by {last}, but has acknowledged {acknowledged}")
 

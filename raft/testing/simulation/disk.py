@@ -148,6 +148,17 @@ class SimDisk:
         """Report that a vote record is replaced."""
         self.invariants.recorded(self._server_id, before, _vote(record))
 
+    def cut(self, content: Content, first: int, last: int, then: Change = lambda _: None) -> None:
+        """Delete entries and do what belongs to it; report it if that was the end of the log.
+
+        What was spoiled is acknowledged all the same: nobody wanted it to go.
+        """
+        is_end = last >= max(content.logs, default=NO_INDEX)
+        gone = [log for i in range(first, last + 1) if (log := content.logs.pop(i, None))]
+        then(content)
+        if is_end and not self.is_damaged() and all(log.is_intact() for log in gone):
+            self.invariants.overruled(self._server_id, content.vote().term, self.last_entry())
+
     def check(self) -> None:
         """Report the whole log, as a node finds it at its start; it must have no hole."""
         logs = sorted(self.content.logs.values(), key=lambda log: log.index)
@@ -263,7 +274,7 @@ class SimStore:
 
     def delete_range(self, first: int, last: int) -> None:
         """Delete the entries from `first` to `last`, both included."""
-        self._commit(lambda content: _delete(content, first, last))
+        self._commit(lambda content: self._disk.cut(content, first, last))
 
     def stage_commit_index(self, index: int) -> None:
         """Remember the commit index; the next append stores it."""
@@ -317,8 +328,7 @@ class SimReplacingStore(SimStore):
         append = self._append(logs) if logs else _change_nothing
 
         def change(content: Content) -> None:
-            _delete(content, first, max(content.logs, default=NO_INDEX))
-            append(content)
+            self._disk.cut(content, first, max(content.logs, default=NO_INDEX), append)
 
         self._commit(change)
 
@@ -337,11 +347,6 @@ def _vote(record: bytes) -> Vote:
 
 def _change_nothing(_: Content) -> None:
     """Append nothing."""
-
-
-def _delete(content: Content, first: int, last: int) -> None:
-    for index in range(first, last + 1):
-        content.logs.pop(index, None)
 
 
 class SimSnapshotStore:

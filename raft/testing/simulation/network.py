@@ -278,7 +278,7 @@ class SimNetwork:
         if request.entries:
             index, term = request.entries[-1].index, request.entries[-1].term
         if index:
-            self.invariants.acknowledged(host, EntryID(term, index))
+            self.invariants.acknowledged(host, EntryID(term, index), request.term)
             if not self.witness.has_durably(host, index, term):
                 self.invariants.fail(f"{host} acknowledged entry {index}, not on its disk")
         self._look_at_members(host, NO_INDEX)
