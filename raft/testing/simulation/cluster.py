@@ -7,7 +7,7 @@ switch points, with not one line of clean-up, and the disk decides what it still
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from raft.bootstrap import bootstrap_cluster
@@ -376,6 +376,11 @@ class SimCluster:
             self.leader_changes += 1
             self.scheduler.note(f"leader {server.id} term={term}")
             self.on_leader(server)
+
+    def cut_off(self, side: Collection[SimServer]) -> None:
+        """Cut these off from all others, in place of all that was cut."""
+        others = [s.address for s in self.servers.values() if s not in side]
+        self.network.partition([server.address for server in side], others)
 
     def revive(self) -> None:
         """Start every server that is down."""

@@ -97,9 +97,7 @@ class NetworkFaults:
 
     def isolate_leader(self) -> None:
         """Cut the leader off."""
-        leader = self._targets.leader()
-        others = [s.address for s in self._cluster.servers.values() if s is not leader]
-        self._network.partition([leader.address], others)
+        self._cluster.cut_off([self._targets.leader()])
 
     def bridge(self) -> None:
         """Cut the cluster in two, but for one server that is heard by all."""

@@ -113,15 +113,11 @@ class Operations:
             for target in self._targets.some(1 if self._scheduler.pick(3) else 2)
         ]
         if not self._scheduler.pick(4):
-            self._cut_off(leader)  # what it appends now is truncated later
+            self._cluster.cut_off([leader])  # what it appends now is truncated later
         for change in changes:
             if change is not None:
                 self._spawn(partial(self._ask, leader, change, _CATCH_UP_SECONDS))
         return any(changes)
-
-    def _cut_off(self, leader: SimServer) -> None:
-        others = [s.address for s in self._cluster.servers.values() if s is not leader]
-        self._cluster.network.partition([leader.address], others)
 
     def rebuild(self, server: SimServer) -> bool:
         """Remove a lost server, and add it anew, empty, or another one in its place.

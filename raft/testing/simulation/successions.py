@@ -49,7 +49,7 @@ class Successions:
             return False
         side = self._minority(leader)
         if self._scheduler.pick(2):
-            self._cut_off(side)
+            self._cluster.cut_off(side)
         else:
             self._cluster.network.snapshot_slowness = 10.0 ** (1.0 + 2.0 * chance())
         restore()
@@ -72,7 +72,7 @@ class Successions:
         if leader is None:
             return False
         side = self._minority(leader)
-        self._cut_off(side)
+        self._cluster.cut_off(side)
         for _ in range(_MOST_BARRIERS):
             self._ask_soon(leader, lambda node: node.barrier(1.0).result(1.0))
         self._wait(lambda: self._successor(side) is not None, _LONGEST_SUCCESSION)
@@ -129,15 +129,10 @@ class Successions:
     def _others(self, side: list[SimServer]) -> list[SimServer]:
         return [server for server in self._cluster.servers.values() if server not in side]
 
-    def _cut_off(self, side: list[SimServer]) -> None:
-        self._cluster.network.partition(
-            [server.address for server in side], [s.address for s in self._others(side)]
-        )
-
     def _lose(self, side: list[SimServer]) -> None:
         """Cut these off, or crash them."""
         if self._scheduler.pick(2):
-            self._cut_off(side)
+            self._cluster.cut_off(side)
             return
         for server in side:
             server.crash()
