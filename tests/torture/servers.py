@@ -199,11 +199,15 @@ class ServerProcess:
 
     def times_logged(self, text: str) -> int:
         """Return how often the log says something."""
-        return self._log.read_text(errors="replace").count(text)
+        return self.log().count(text)
+
+    def log(self) -> str:
+        """Return what the server has logged."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def tail(self) -> str:
         """Return the end of the log."""
-        return self._log.read_text(errors="replace")[-3000:] if self._log.exists() else ""
+        return self.log()[-3000:]
 
 
 class World:

@@ -26,6 +26,8 @@ from tests.torture.servers import ServerProcess, TortureError, World
 CLIENTS = 2
 THOUGHT = 0.05  # seconds between an answer and the next operation, on average
 LEADER_SECONDS = 30.0
+_TELLING = ("WARNING", "entering state", "vote")  # in lines that are shown of a faulty run
+_LINES_BEFORE = 3
 
 
 @dataclass
@@ -84,7 +86,7 @@ class Pattern:
             if campaigns or (end.id, end.status["term"]) != (leader.id, term):
                 self.faults.append(
                     f"{leader} led in term {term}, and in the end {end} in {end.status['term']}:\n"
-                    + "\n".join(server.tail() for server in world.servers.values())
+                    + "\n".join(_story(server) for server in world.servers.values())
                 )
         if not history.outcomes["acknowledged"]:
             self.faults.append("nothing was acknowledged")
@@ -97,6 +99,14 @@ class Pattern:
 def _campaigns(world: World) -> int:
     """Return how often a server has begun to ask for votes, in vain or not."""
     return sum(server.times_logged("starting election") for server in world.servers.values())
+
+
+def _story(server: ServerProcess) -> str:
+    """Return what a server has logged of elections, and what came right before."""
+    lines = server.log().splitlines()
+    told = [i for i, line in enumerate(lines) if any(word in line for word in _TELLING)]
+    shown = sorted({i for at in told for i in range(max(at - _LINES_BEFORE, 0), at + 1)})
+    return "\n".join(["", str(server), *(lines[i] for i in shown)])
 
 
 def main() -> int:
