@@ -119,8 +119,10 @@ def _apply_committed(core: Core) -> None:
 
 def _restore_newest(core: Core) -> SnapshotMeta | None:
     read = not core.config.no_snapshot_restore_on_start
-    usable = usable_snapshots(core.snapshots, core.logs)
-    for meta in core.snapshots.list():
+    # Listed once: what a second look shows and the first did not is no reason to remove anything.
+    listed = core.snapshots.list()
+    usable = [meta for meta in listed if not _never_happened(meta, core.logs)]
+    for meta in listed:
         if meta not in usable:
             core.unsettled.forget(meta)
     return restore_newest(usable, lambda meta: core.fsm.start_from(meta, read=read))

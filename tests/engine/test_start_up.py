@@ -140,6 +140,7 @@ class Shelf:
         self.stores = {}
         self.broken = broken
         self.runtime = runtime
+        self.removed = []
 
     def add(self, index):
         store = InmemSnapshotStore(runtime=self.runtime)
@@ -155,6 +156,9 @@ class Shelf:
             raise SnapshotError("checksum")
         return self.stores[index].open(snapshot_id)
 
+    def remove(self, snapshot_id):
+        self.removed.append(snapshot_id)
+
 
 def test_a_snapshot_that_cannot_be_read_gives_way_to_an_older_one(store, runtime):
     store.store_logs([configuration_entry(1, 1, MEMBERS), *entries(2, terms=(1,) * 5)])
@@ -165,6 +169,23 @@ def test_a_snapshot_that_cannot_be_read_gives_way_to_an_older_one(store, runtime
     core = started(store, shelf, runtime).core
 
     assert (core.state.applied_index, core.raft_log.boundary()) == (3, EntryID(1, 3))
+
+
+def test_a_snapshot_that_was_not_listed_at_first_is_kept(store, runtime, monkeypatch):
+    """Its metadata could not be read for a moment, say because too many files were open."""
+    store.store_logs([configuration_entry(1, 1, MEMBERS), *entries(2, terms=(1,) * 5)])
+    shelf = Shelf(runtime)
+    shelf.add(3)
+    shelf.add(5)
+    listed = shelf.list
+    shown = iter([listed()[1:]])
+    monkeypatch.setattr(shelf, "list", lambda: next(shown, listed()))
+
+    node = started(store, shelf, runtime)
+    node.runtime.run()
+
+    assert node.core.state.applied_index == 3
+    assert shelf.removed == []
 
 
 def test_a_node_does_not_start_when_no_snapshot_can_be_read(store, runtime):
