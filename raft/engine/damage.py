@@ -1,8 +1,9 @@
-"""What the disk has spoiled of the log, until it is covered again (departure 16).
+"""What the disk has spoiled, until it is covered again (departure 16).
 
-The damaged entry and all behind it are given up and come again from a leader. Until the log, or a
-snapshot, reaches as far as the old one did, this node may lack what it once acknowledged: so it
-neither votes nor leads. A mark in the stable store, written first, outlives a restart.
+The damaged entry and all behind it are given up and come again from a leader; so is a snapshot that
+cannot be restored, and had taken the place of the whole log. Until the log, or a snapshot, reaches
+as far as the old one did, this node may lack what it once acknowledged: so it neither votes nor
+leads. A mark in the stable store, written first, outlives a restart.
 """
 
 from __future__ import annotations
@@ -63,6 +64,12 @@ class Damage:
         """
         if self.upto == NO_INDEX:
             self._mark(restore.index, restore.term)
+
+    def fell_back(self, snapshot: EntryID) -> None:
+        """Note that a snapshot is lost, and with it what it stood for; before the node runs."""
+        if snapshot.index > self.upto:
+            self._mark(snapshot.index, snapshot.term)
+            _log.error("snapshot is lost, waiting for a leader's upto=%d", snapshot.index)
 
     def _mark(self, upto: int, after_term: int) -> None:
         """Remember it durably, then here, and only then let go of anything."""

@@ -27,7 +27,8 @@ def load_state(core: Core) -> None:
 
     Raises:
         IncompatibleLogStoreError: the log store cannot do what `restore_committed_logs` needs.
-        SnapshotError: there are snapshots, but none can be read.
+        SnapshotError: there are snapshots, but none can be read, or only one older than what this
+            node went on from, and there is no other voter.
         LogGapError: the log does not join the newest snapshot that can be read.
         LogCorruptError: an entry does not match its checksum, and there is no other voter, or it
             is needed to tell whether a user's restore took hold.
@@ -35,7 +36,7 @@ def load_state(core: Core) -> None:
     if core.config.restore_committed_logs:
         core.raft_log.track_commits()
     core.cluster_id = load_cluster_id(core.stable)
-    meta = _restore_newest(core)
+    meta, lost = _restore_newest(core)
     if meta is not None:
         last = EntryID(meta.term, meta.index)
         core.raft_log.set_boundary(last)
@@ -51,6 +52,8 @@ def load_state(core: Core) -> None:
             break
         except LogCorruptError as error:
             _give_up(core, error)
+    if lost is not None and core.raft_log.durable_index() == NO_INDEX:
+        _fall_back(core, lost)
     core.damage.look()
     _apply_committed(core)
     core.publish_log()
@@ -88,6 +91,19 @@ def _give_up(core: Core, error: LogCorruptError) -> None:
         raise error
 
 
+def _fall_back(core: Core, lost: SnapshotMeta) -> None:
+    """Go on from an older snapshot without a log: the newest stood for all that was acknowledged.
+
+    A log that is not empty either reaches as far, or was never dropped in favour of the newest.
+    """
+    if not core.membership.latest.has_other_voter(core.local_id):
+        raise SnapshotError(
+            f"snapshot {lost.id} cannot be restored, and neither the log nor another voter has"
+            " what it covers: the log above shows why. Restore a backup"
+        )
+    core.damage.fell_back(EntryID(lost.term, lost.index))
+
+
 def _members_before(core: Core, index: int) -> Configuration:
     """Return the configuration in force before an entry."""
     members = core.membership.latest
@@ -117,7 +133,8 @@ def _apply_committed(core: Core) -> None:
         core.apply_committed(upto)
 
 
-def _restore_newest(core: Core) -> SnapshotMeta | None:
+def _restore_newest(core: Core) -> tuple[SnapshotMeta | None, SnapshotMeta | None]:
+    """Return the snapshot that was restored, and the newest, if that could not be."""
     read = not core.config.no_snapshot_restore_on_start
     # Listed once: what a second look shows and the first did not is no reason to remove anything.
     listed = core.snapshots.list()
@@ -125,7 +142,8 @@ def _restore_newest(core: Core) -> SnapshotMeta | None:
     for meta in listed:
         if meta not in usable:
             core.unsettled.forget(meta)
-    return restore_newest(usable, lambda meta: core.fsm.start_from(meta, read=read))
+    restored = restore_newest(usable, lambda meta: core.fsm.start_from(meta, read=read))
+    return restored, usable[0] if usable and restored != usable[0] else None
 
 
 def usable_snapshots(snapshots: SnapshotStore, logs: LogStore) -> list[SnapshotMeta]:

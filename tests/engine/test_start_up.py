@@ -26,6 +26,7 @@ from raft.errors import (
     UnsupportedProtocolError,
 )
 from raft.futures import Future
+from raft.messages import AppendEntriesRequest, RequestVoteRequest
 from raft.roles.candidate import Candidate
 from raft.roles.follower import Follower
 from raft.snapshots import FileSnapshotStore, InmemSnapshotStore
@@ -37,6 +38,7 @@ from raft.testing.script import (
     ScriptedStore,
     configuration_entry,
     entries,
+    header,
     servers,
 )
 from raft.types import (
@@ -142,9 +144,9 @@ class Shelf:
         self.runtime = runtime
         self.removed = []
 
-    def add(self, index):
+    def add(self, index, configuration=MEMBERS):
         store = InmemSnapshotStore(runtime=self.runtime)
-        take_snapshot(store, index, 1)
+        take_snapshot(store, index, 1, configuration)
         self.stores[index] = store
 
     def list(self):
@@ -169,6 +171,54 @@ def test_a_snapshot_that_cannot_be_read_gives_way_to_an_older_one(store, runtime
     core = started(store, shelf, runtime).core
 
     assert (core.state.applied_index, core.raft_log.boundary()) == (3, EntryID(1, 3))
+    assert core.damage.is_whole()
+
+
+def fallen_back(store, runtime, configuration=MEMBERS):
+    """A node without a log whose newest snapshot cannot be read, but an older one."""
+    HardState(1).save(store)
+    shelf = Shelf(runtime, 8)
+    shelf.add(3, configuration)
+    shelf.add(8, configuration)
+    return started(store, shelf, runtime)
+
+
+def test_who_fell_back_behind_what_it_has_acknowledged_does_not_vote(store, runtime):
+    """Departure 16: a candidate that lacks entries of the lost snapshot must not win by it."""
+    node = fallen_back(store, runtime)
+    ask = RequestVoteRequest(header("n2"), 2, 7, 1)
+
+    assert (node.core.raft_log.last(), node.core.damage.upto) == (EntryID(1, 3), 8)
+    assert not node.ask(ask).response.granted
+    assert not node.restarted().ask(ask).response.granted
+
+
+def test_who_fell_back_votes_when_it_has_as_much_again(store, runtime):
+    node = fallen_back(store, runtime)
+
+    node.ask(AppendEntriesRequest(header("n2"), 1, 3, 1, tuple(entries(4, terms=(1,) * 4)), 7))
+    assert not node.core.damage.is_whole()
+    node.ask(AppendEntriesRequest(header("n2"), 1, 7, 1, tuple(entries(8, terms=(1,))), 8))
+    assert node.core.damage.is_whole()
+
+
+def test_a_snapshot_that_can_be_read_again_makes_a_node_whole(store, runtime):
+    node = fallen_back(store, runtime)
+    node.snapshots.broken = ()
+
+    assert node.restarted().core.damage.is_whole()
+
+
+def test_a_snapshot_for_which_no_log_was_dropped_yet_is_no_loss(store, runtime):
+    """It came from a leader just before a crash, and nothing was answered."""
+    store.store_logs([configuration_entry(1, 1, MEMBERS), *entries(2, terms=(1, 1, 1))])
+
+    assert fallen_back(store, runtime).core.damage.is_whole()
+
+
+def test_without_another_voter_nobody_falls_back_behind_what_was_acknowledged(store, runtime):
+    with pytest.raises(SnapshotError, match="cannot be restored, and neither"):
+        fallen_back(store, runtime, servers("n1"))
 
 
 def test_a_snapshot_that_was_not_listed_at_first_is_kept(store, runtime, monkeypatch):
