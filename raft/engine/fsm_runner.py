@@ -94,9 +94,15 @@ class FsmRunner:
             self._pending.update(applies)
             self._changed.notify()
 
-    def restore(self, meta: SnapshotMeta) -> None:
-        """Have the FSM take over a snapshot that is durable; what is older is skipped."""
+    def restore(self, meta: SnapshotMeta, *, may_go_back: bool = True) -> None:
+        """Have the FSM take over a snapshot that is durable; what is older is skipped.
+
+        Unless it `may_go_back`, nothing is done when the FSM has got as far, and stays there.
+        """
         with self._changed:
+            is_there = self._restore is None and self._machine.position.index >= meta.index
+            if is_there and not may_go_back:
+                return
             self._restore = meta
             self._retry.at = 0.0
             if not meta.unsettled:

@@ -124,8 +124,7 @@ class SnapshotReceiver:
             # The FSM is told first: entries that it still wanted may be gone in a moment. Should
             # the log not be dropped then, reading it anew will make up for that. One that is
             # further than the log was does not go back.
-            if own is not None or core.state.applied_index < meta.index:
-                core.fsm.restore(meta)
+            core.fsm.restore(meta, may_go_back=own is not None)
             core.unsettled.replace(meta)
         if self._holds(last):
             core.raft_log.set_boundary(last)

@@ -275,6 +275,21 @@ def test_a_poisoned_fsm_is_not_given_a_restore_that_nobody_adopted():
     assert node.core.fsm.poison is not None
 
 
+def test_who_is_still_going_back_takes_the_next_snapshot_all_the_same(monkeypatch):
+    """How far the FSM is by then says nothing. It stayed behind, until it heard of more entries."""
+    node = holding()
+    door, restore = node.runtime.event(), node.fsm.restore
+    monkeypatch.setattr(node.fsm, "restore", lambda reader: door.wait() and restore(reader))
+
+    assert send(node, TERM + 1, 4, 1, COMMITTED).response.success
+    assert send(node, TERM + 1, 6, 1, content(2, 3, 4, 5, 6)).response.success
+    door.set()
+    node.runtime.run()
+
+    assert node.core.state.applied_index == 6
+    assert node.fsm.commands() == [b"%d/1" % index for index in range(2, 7)]
+
+
 # ---- at start ----
 
 

@@ -837,8 +837,8 @@ INSTALL = Target(
         ),
         Mutant(
             "the state does not go back for a snapshot",
-            "if own is not None or core.state.applied_index < meta.index:",
-            "if True:",
+            "may_go_back=own is not None",
+            "may_go_back=True",
         ),
         Mutant(
             "the same restore is known",
