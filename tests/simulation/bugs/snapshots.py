@@ -41,8 +41,8 @@ BUGS = (
             ),
             Change(
                 INSTALL,
-                "            if own is not None or core.state.applied_index < meta.index:\n",
-                "            if True:\n",
+                "            core.fsm.restore(meta, may_go_back=own is not None)\n",
+                "            core.fsm.restore(meta)\n",
             ),
         ),
     ),
