@@ -45,6 +45,7 @@ def load_state(core: Core) -> None:
             core.unsettled.meta = meta
         else:
             core.state.set_commit_index(meta.index)  # what a snapshot covers is committed
+            _replace_restores(core, meta)
     core.damage.load()
     while True:
         try:
@@ -62,6 +63,20 @@ def load_state(core: Core) -> None:
         core.membership.latest_index,
         core.membership.latest,
     )
+
+
+def _replace_restores(core: Core, meta: SnapshotMeta) -> None:
+    """Finish what a crash interrupted: a later leader's snapshot takes the place of a user restore.
+
+    It is older, so that restore never happened (departure 19), nor did what came behind it. And
+    with an entry of a later leader at its end it has all that was committed before that leader.
+    """
+    for other in core.snapshots.list():
+        if other.unsettled and other.term < meta.term and other.index > meta.index:
+            core.log.warning("restored snapshot never took hold id=%s", other.id)
+            if core.logs.first_index() == other.index + 1:
+                core.logs.delete_range(other.index + 1, core.logs.last_index())
+            core.unsettled.forget(other)
 
 
 def _load_log(core: Core, meta: SnapshotMeta | None) -> None:

@@ -1,6 +1,7 @@
 """User restores that are not committed yet, on a follower and at start (departure 19)."""
 
 import io
+from dataclasses import replace
 
 import pytest
 
@@ -344,6 +345,28 @@ def test_a_log_that_goes_on_behind_it_keeps_it():
 
     assert started.core.raft_log.last() == EntryID(3, INDEX + 1)
     assert started.core.unsettled.meta is not None
+
+
+@pytest.mark.parametrize("is_spoiled", [False, True])
+def test_a_later_leaders_snapshot_that_was_not_installed_yet_replaces_it_at_start(is_spoiled):
+    """Found by the simulation: with entries behind the restore the node did not start."""
+    node = stored(entries(2, terms=(1,)))
+    behind = list(entries(INDEX + 1, terms=(TERM, TERM)))
+    if is_spoiled:
+        behind[-1] = replace(behind[-1], data=b"spoiled")
+    node.store.store_logs(behind)
+    sink = node.snapshots.create(1, INDEX - 1, TERM + 1, MEMBERS, 1)
+    sink.write(COMMITTED)
+    sink.close()
+
+    started = node.restarted()
+    started.runtime.run()
+
+    core = started.core
+    assert (core.raft_log.last(), started.stored()) == (EntryID(TERM + 1, INDEX - 1), [])
+    assert (core.unsettled.meta, core.damage.is_whole()) == (None, True)
+    assert [meta.unsettled for meta in started.snapshots.list()] == [False]
+    assert core.state.applied_index == INDEX - 1
 
 
 def test_entries_of_a_later_leader_prove_that_it_never_happened():
