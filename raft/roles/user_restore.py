@@ -102,7 +102,8 @@ class UserRestores:
     def _take_back(self, meta: SnapshotMeta, error: Exception) -> Exception:
         """Remove what is there of a snapshot whose storing failed: a restart would start from it.
 
-        Returns the caller's answer: should that fail, too, the outcome is unknown.
+        Returns the caller's answer: should that fail, too, the outcome is unknown, and the leader
+        must leave.
         """
         snapshots = self._core.snapshots
         try:
@@ -122,8 +123,12 @@ class UserRestores:
         if current is None or message.restore is not current:
             return False
         if meta is None:
-            self._current = None
             error = message.error
+            if isinstance(error, StorageFailedError):
+                # Behind entries of this term a restart would take it for what came after them.
+                core.inbox.post(TailWriteFailed(error))
+                return True
+            self._current = None
             current.message.fail(
                 error
                 if isinstance(error, RaftError)

@@ -242,7 +242,26 @@ def test_a_snapshot_that_may_be_stored_is_taken_back_or_its_outcome_unknown(
             leader.node.restore(meta, io.BytesIO(data), ANSWER)
 
         assert [m for m in member.snapshots.list() if m.unsettled] == [] or not may_remove
-        assert leader.node.apply(b"x").result(ANSWER) == 6
+        assert cluster.leader().node.apply(b"x").result(ANSWER) == 6
+
+
+def test_what_follows_a_snapshot_that_could_not_be_taken_back_outlives_a_restart() -> None:
+    """A later term proves that it never happened. In the same one it would take the log's place."""
+    with Cluster(0, bootstrap=False) as cluster:
+        member = cluster.add(snapshots=Hesitant(may_remove=False))
+        cluster.bootstrap()
+        apply_count(cluster.leader(), 5)
+        term = member.node.current_term()
+        meta, data = take_snapshot(member)
+        with pytest.raises(StorageFailedError, match="take hold after a restart"):
+            member.node.restore(replace(meta, index=1000), io.BytesIO(data), ANSWER)
+        cluster.wait_for(lambda: member.node.current_term() > term)
+        apply_count(cluster.leader(), 3, b"later")
+
+        cluster.restart(member)
+        cluster.leader().node.barrier().result(ANSWER)
+
+        assert len(cluster.assert_same_state()) == 8
 
 
 def test_only_a_leader_restores() -> None:
