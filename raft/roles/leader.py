@@ -48,7 +48,7 @@ from raft.roles.base import Role
 from raft.roles.changes import Changes
 from raft.roles.full_disk import FullDisk
 from raft.roles.inflight import InFlight
-from raft.roles.lease import Lease, Reads, quorum_contact, report_contacts
+from raft.roles.lease import Lease, Reads, report_contacts
 from raft.roles.peers import Peers
 from raft.roles.transfer import Transfers
 from raft.roles.user_restore import UserRestores
@@ -368,9 +368,7 @@ class Leader(Role):
         core, latest = self.core, self.core.membership.latest
         now = core.runtime.monotonic()
         contacts = self.peers.last_contacts()
-        in_contact, again = quorum_contact(
-            latest, core.local_id, contacts, now, core.config.leader_lease_timeout
-        )
+        in_contact, again = self.lease.look_for_quorum(latest, core.local_id, contacts, now)
         if core.metrics is not None:
             report_contacts(core.metrics, latest, core.local_id, contacts)
         if in_contact:

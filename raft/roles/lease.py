@@ -18,6 +18,7 @@ from raft.types import Configuration, ServerID
 
 SHORTEST_CHECK = 0.01  # seconds between two looks at the lease
 _LOOKS = 5  # in each lease
+_STALLS = 16  # that are remembered; more than fit into two leases
 
 
 def quorum_contact(
@@ -26,10 +27,12 @@ def quorum_contact(
     last_contact: Mapping[ServerID, float],
     now: float,
     lease: float,
+    stalled_since: Callable[[float], float] = lambda _: 0.0,
 ) -> tuple[bool, float]:
     """Tell whether a quorum of voters was in contact within the lease, and when to look again.
 
-    This node counts as being in contact with itself, if it is a voter.
+    This node counts as being in contact with itself, if it is a voter. The time in which this
+    process did not run since a contact is taken off.
     """
     contacted = 0
     largest_gap = 0.0
@@ -37,7 +40,8 @@ def quorum_contact(
         if server.id == local_id:
             contacted += 1
             continue
-        gap = now - last_contact.get(server.id, float("-inf"))
+        last = last_contact.get(server.id, float("-inf"))
+        gap = now - last - stalled_since(last)
         if gap <= lease:
             contacted += 1
             largest_gap = max(largest_gap, gap)
@@ -56,6 +60,7 @@ class Lease:
 
     def __init__(self, seconds: float, now: float) -> None:
         self._seconds = seconds
+        self._stalls: deque[tuple[float, float]] = deque(maxlen=_STALLS)  # (end, length)
         self.renew(now, seconds)
 
     def renew(self, now: float, seconds: float) -> None:
@@ -72,16 +77,39 @@ class Lease:
     def look(self, now: float) -> float:
         """Plan the next look; return for how long the process did not run, 0.0 if it did."""
         late = now - self.look_at
-        stalled = was_stalled(late, self._seconds)
-        if stalled and not self._is_excused:
+        if not was_stalled(late, self._seconds):
+            self._plan_look(now)
+            return 0.0
+        length = now - self._looked_at
+        self._stalls.append((now, length))
+        if not self._is_excused:
             self._is_excused = True
             self._at = now + self._seconds
-        elif stalled:
-            longer = min(now - self._looked_at, self._left)
+        else:
+            longer = min(length, self._left)
             self._left -= longer
             self._at += longer
         self._plan_look(now)
-        return late if stalled else 0.0
+        return late
+
+    def look_for_quorum(
+        self,
+        configuration: Configuration,
+        local_id: ServerID,
+        last_contact: Mapping[ServerID, float],
+        now: float,
+    ) -> tuple[bool, float]:
+        """Tell whether a quorum was in contact; see `quorum_contact`."""
+        return quorum_contact(
+            configuration, local_id, last_contact, now, self._seconds, self.stalled_since
+        )
+
+    def stalled_since(self, moment: float) -> float:
+        """Return for how long the process did not run since a moment, at most for one lease.
+
+        A contact counts from when the question was sent, and the answer may have waited meanwhile.
+        """
+        return min(sum(length for end, length in self._stalls if end > moment), self._seconds)
 
     def is_over(self, now: float) -> bool:
         """Tell whether contact must be checked now."""

@@ -178,6 +178,26 @@ def test_further_stalls_are_excused_by_their_length_up_to_one_lease():
     assert (lease.is_over(8.9), lease.is_over(9.0)) == (False, True)
 
 
+def test_the_time_of_stalls_is_taken_off_a_contact_that_waited_meanwhile():
+    """It counts from when the question was sent, and the answer could not be read."""
+    lease = Lease(LEASE, NOW)
+    lease.look(NOW + 0.35)
+    lease.look(NOW + 0.7)
+
+    def in_contact(sent_at, now):
+        heard = {"n2": NOW + sent_at}
+        return quorum_contact(THREE, "n1", heard, NOW + now, LEASE, lease.stalled_since)[0]
+
+    assert lease.stalled_since(NOW + 0.3) == LEASE  # no more than one
+    assert lease.stalled_since(NOW + 0.4) == pytest.approx(0.35)
+    assert lease.stalled_since(NOW + 0.7) == 0.0
+    assert in_contact(sent_at=0.3, now=1.29)
+    assert not in_contact(sent_at=0.3, now=1.31)
+    assert in_contact(sent_at=0.4, now=1.24)
+    assert not in_contact(sent_at=0.4, now=1.26)
+    assert not in_contact(sent_at=0.7, now=1.21)
+
+
 def test_looking_a_little_late_is_no_stall():
     lease = Lease(1.0, now=0.0)
 
