@@ -115,15 +115,15 @@ class Invariants:
             if term > acknowledged_in:
                 self._acknowledged[node] = (min(entry, last), acknowledged_in)
 
-    def decided(self, node: ServerID, last: EntryID) -> None:
-        """Report the end of the log by which a server votes, or asks for votes.
+    def decided(self, node: ServerID, term: int, last: EntryID) -> None:
+        """Report the end of the log by which a server votes in a term, or asks for votes.
 
-        It is no earlier than what the server has acknowledged: else it may help somebody to lead
-        who lacks what was committed by that (§5.4.1).
+        It is no earlier than what the server has acknowledged to leaders of earlier terms: else it
+        may help somebody to lead who lacks what was committed by that (§5.4.1).
         """
         with self._lock:
-            acknowledged, _ = self._acknowledged.get(node, (NO_ENTRY, NO_TERM))
-            if last < acknowledged:
+            acknowledged, acknowledged_in = self._acknowledged.get(node, (NO_ENTRY, NO_TERM))
+            if last < acknowledged and acknowledged_in < term:
                 self.fail(f"vote: {node} decides by {last}, but has acknowledged {acknowledged}")
 
     def recorded(self, node: ServerID, before: Vote, after: Vote) -> None:

@@ -178,12 +178,14 @@ def test_a_vote_by_a_log_that_lacks_what_was_acknowledged_is_found(invariants):
     invariants.acknowledged("a", EntryID(2, 9), 2)
     invariants.acknowledged("a", EntryID(2, 7), 2)
     invariants.overruled("a", 2, EntryID(1, 6))  # not by a later leader
-    invariants.decided("a", EntryID(3, 5))
-    invariants.decided("b", EntryID(1, 1))
+    invariants.decided("a", 3, EntryID(3, 5))
+    invariants.decided("b", 3, EntryID(1, 1))
     assert invariants.violations == []
 
     invariants.overruled("b", 3, EntryID(1, 1))
-    invariants.decided("a", EntryID(2, 8))
+    invariants.decided("a", 2, EntryID(2, 8))  # asked before it followed, sent late
+    assert invariants.violations == []
+    invariants.decided("a", 3, EntryID(2, 8))
 
     (found,) = invariants.violations
     assert found.startswith("vote: a decides by ")
@@ -192,10 +194,10 @@ def test_a_vote_by_a_log_that_lacks_what_was_acknowledged_is_found(invariants):
 def test_a_vote_by_a_log_that_a_later_leader_has_cut_back_is_none(invariants):
     invariants.acknowledged("a", EntryID(2, 9), 2)
     invariants.overruled("a", 3, EntryID(1, 6))
-    invariants.decided("a", EntryID(1, 6))
+    invariants.decided("a", 4, EntryID(1, 6))
     assert invariants.violations == []
 
     invariants.acknowledged("a", EntryID(3, 7), 3)
-    invariants.decided("a", EntryID(1, 6))
+    invariants.decided("a", 4, EntryID(1, 6))
 
     assert len(invariants.violations) == 1

@@ -236,7 +236,7 @@ class SimNetwork:
             self.invariants.sent(request)
             if isinstance(request, RequestVoteRequest):
                 last = EntryID(request.last_log_term, request.last_log_index)
-                self.invariants.decided(request.header.id, last)
+                self.invariants.decided(request.header.id, request.term, last)
         return Frame(*encode_message(request), cluster_id, wanted)
 
     def answered(
@@ -259,7 +259,7 @@ class SimNetwork:
         if isinstance(request, RequestVoteRequest):
             if isinstance(response, RequestVoteResponse) and response.granted:
                 self.invariants.voted(host, response.term, request.header.id)
-                self.invariants.decided(host, self.witness.last_entry(host))
+                self.invariants.decided(host, response.term, self.witness.last_entry(host))
                 self.on_vote(host)
         elif isinstance(request, AppendEntriesRequest):
             if isinstance(response, AppendEntriesResponse) and response.success:
