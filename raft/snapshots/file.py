@@ -8,6 +8,7 @@ there completely or not at all. The directory belongs to one node.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -115,8 +116,12 @@ class FileSnapshotStore:
     def list(self) -> Sequence[SnapshotMeta]:
         """Return the newest `retain` snapshots, newest first: by term, index, id.
 
-        Unsettled ones are listed besides. The content is not looked at. One that cannot be read is
-        passed over, but raises `SnapshotVersionError` if a newer version of this library wrote it.
+        Unsettled ones are listed besides. The content is not looked at. One whose metadata is
+        damaged is passed over.
+
+        Raises:
+            SnapshotVersionError: a newer version of this library wrote one of them.
+            SnapshotError: one cannot be read just now, as with too many open files.
         """
         with _explained("cannot list the snapshots"):
             everything = self._all()
@@ -205,6 +210,8 @@ class FileSnapshotStore:
             except SnapshotVersionError:
                 raise  # to go on without it would be to fall back behind what was acknowledged
             except (OSError, SnapshotError) as exc:
+                if isinstance(exc, OSError) and exc.errno != errno.EIO:
+                    raise  # it may be whole: too many files are open, say
                 _log.warning("skipping snapshot path=%s cause=%s", entry.path, exc)
                 continue
             if crc is None or meta.id != entry.name:

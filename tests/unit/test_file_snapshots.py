@@ -266,6 +266,28 @@ def test_leftovers_are_removed_at_the_start_but_not_from_under_a_writer(store, t
     assert read_all(store.open(living.id())[1]) == b"data"
 
 
+def test_a_snapshot_that_cannot_be_read_just_now_is_not_passed_over(store, monkeypatch):
+    """A node would start without it, and vote for who lacks what it has acknowledged."""
+    take_snapshot(store, 10, 3, [b"old"])
+    snapshot_id = take_snapshot(store, 20, 3, [b"new"])
+    read = Path.read_bytes
+
+    def fail_with(number):
+        def read_bytes(path):
+            if path.parent.name == snapshot_id:
+                raise OSError(number, "no", str(path))
+            return read(path)
+
+        monkeypatch.setattr(Path, "read_bytes", read_bytes)
+
+    fail_with(errno.EMFILE)
+    with pytest.raises(SnapshotError, match=snapshot_id):
+        store.list()
+
+    fail_with(errno.EIO)  # that one is lost
+    assert [meta.index for meta in store.list()] == [10]
+
+
 def fail_to(monkeypatch, name):
     """Let a function of `os` fail as on a full disk."""
 
