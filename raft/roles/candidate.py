@@ -59,7 +59,8 @@ class Candidate(Role):
 
     def on_deadline(self) -> None:
         """Start the next round: nobody won this one in time."""
-        self.core.log.warning("election timeout reached, restarting election")
+        log = self.core.log.warning if self._has_vote() else self.core.log.debug
+        log("election timeout reached, restarting election")
         self.core.transfer_candidacy = False
         self._start_round()
 
@@ -77,7 +78,9 @@ class Candidate(Role):
             core.become(RaftState.FOLLOWER)
             return
         count(core.metrics, "raft.state.candidate")
-        may_ask = isinstance(core.transport, WithPreVote) and not core.config.pre_vote_disabled
+        # Whose removal may be committed, for all it knows, runs its term up for nobody's sake.
+        wants_to_ask = not core.config.pre_vote_disabled or not self._has_vote()
+        may_ask = isinstance(core.transport, WithPreVote) and wants_to_ask
         if may_ask and not core.transfer_candidacy:
             self._ask(is_pre_vote=True)
         else:
@@ -119,8 +122,11 @@ class Candidate(Role):
                     core.header, self.campaign_term, last.index, last.term, core.transfer_candidacy
                 )
             Ballot(core, self.round, server, request).send()
-        if core.membership.latest.has_vote(core.local_id):
+        if self._has_vote():
             self._count(core.local_id)
+
+    def _has_vote(self) -> bool:
+        return self.core.membership.latest.has_vote(self.core.local_id)
 
     def on_vote(self, vote: VoteReceived) -> None:
         """Count an answer of this round; a newer term ends the candidacy (§5.1)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raft.engine.core import Core
 from raft.engine.first_start import bootstrap_here
-from raft.engine.inbox import Bootstrap, ConfigReloaded
+from raft.engine.inbox import Bootstrap, ConfigReloaded, NewerTermSeen
 from raft.engine.install_snapshot import SnapshotReceiver
 from raft.engine.request_vote import may_campaign
 from raft.metrics import count
@@ -21,6 +21,7 @@ class Follower(Role):
     def __init__(self, core: Core, snapshots: SnapshotReceiver) -> None:
         super().__init__(core, snapshots)
         self.handlers[Bootstrap] = self.on_bootstrap
+        self.handlers[NewerTermSeen] = self.on_newer_term
         self._excused: tuple[float | None, ...] = ()  # the contact before a stall that was excused
         self._warned = False  # one warning a stay that this node does not campaign, and why
 
@@ -83,6 +84,15 @@ class Follower(Role):
         now = self.core.runtime.monotonic()
         self._arm(self.core.state.last_contact or now)
         self.deadline = max(now, self.deadline or now)
+
+    def on_newer_term(self, message: NewerTermSeen) -> None:
+        """Take over a term that an answer to us as the leader has shown (§5.1).
+
+        Else whoever lives in it, and has no vote to be asked for, would depose one leader after the
+        other until their terms got there.
+        """
+        if message.seen > self.core.state.term:
+            self.core.become_follower(message.seen)
 
     def on_bootstrap(self, message: Bootstrap) -> None:
         """Give this blank node its first configuration; the election timer does the rest."""

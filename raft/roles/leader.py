@@ -347,6 +347,7 @@ class Leader(Role):
         """Somebody lives in a newer term: lead no longer (§5.1)."""
         if message.term == self.term:
             self.core.log.info("peer has newer term, stepping down newer=%d", message.seen)
+            self.core.inbox.post(message)  # the follower takes it over, once all is cleaned up
             self._step_down()
 
     def on_deadline(self) -> None:

@@ -18,6 +18,8 @@ from raft import (
     RaftState,
     ServerSuffrage,
 )
+from raft.engine.state import HardState
+from raft.stores import InmemStore
 from raft.testing.cluster import SCALE, Cluster, Member
 from raft.testing.fsm import RecordingFSM
 from tests.cluster.helpers import ANSWER, PROPAGATION, apply_count, stays_so
@@ -164,6 +166,24 @@ def test_a_change_without_effect_is_a_new_equal_configuration(known: bool) -> No
         after = leader.node.get_configuration()
         assert after.configuration() == before.configuration()
         assert after.index() == change.index() > before.index()
+
+
+def test_a_server_from_a_far_term_costs_one_election() -> None:
+    """It has no vote, so nobody asks it for one, and sees its term that way."""
+    with Cluster(3) as cluster:
+        leader = cluster.leader()
+        apply_count(leader, 3)
+        far = leader.node.current_term() + 1000
+        store = InmemStore()
+        HardState(far).save(store)
+        joiner = cluster.add(logs=store, stable=store)
+
+        leader.node.add_nonvoter(
+            joiner.id, joiner.address
+        )  # its answer may be lost with the office
+        cluster.wait_for(lambda: len(joiner.fsm.logs()) == 3, what="the log")
+
+        assert cluster.leader().node.current_term() > far
 
 
 def test_a_removed_follower_joins_again() -> None:

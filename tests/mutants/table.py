@@ -215,7 +215,7 @@ CANDIDATE = Target(
         ),
         Mutant(
             "who was removed does not count its own vote (4.2.2)",
-            "if core.membership.latest.has_vote(core.local_id):\n            self._count",
+            "if self._has_vote():\n            self._count",
             "if True:\n            self._count",
         ),
         Mutant(
@@ -228,7 +228,16 @@ CANDIDATE = Target(
             "if may_ask and not core.transfer_candidacy:",
             "if False:",
         ),
-        Mutant("the pre-vote can be disabled", " and not core.config.pre_vote_disabled", ""),
+        Mutant(
+            "the pre-vote can be disabled",
+            "wants_to_ask = not core",
+            "wants_to_ask = True or not core",
+        ),
+        Mutant(
+            "who may be removed for good asks before it campaigns",
+            "pre_vote_disabled or not self._has_vote()",
+            "pre_vote_disabled",
+        ),
         Mutant(
             "an election begins a new term (§5.2)",
             "term = core.hard_state.term + 1\n",

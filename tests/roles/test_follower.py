@@ -1,6 +1,6 @@
 import pytest
 
-from raft.engine.inbox import ConfigReloaded, FSMPoisoned, VoteReceived
+from raft.engine.inbox import ConfigReloaded, FSMPoisoned, NewerTermSeen, VoteReceived
 from raft.engine.state import HardState
 from raft.messages import AppendEntriesRequest, RequestVoteRequest
 from raft.observer import LeaderObservation
@@ -211,6 +211,31 @@ def test_who_was_removed_leads_by_the_votes_of_the_others_until_that_is_committe
         VoteReceived(2, "n2", False, 2, True),
     )
     assert node.core.state.role is RaftState.LEADER
+
+
+def test_who_may_be_removed_for_good_asks_before_it_campaigns(caplog):
+    """It runs up no term and writes nothing, though pre-votes are off; once is enough to say so."""
+    node = ScriptedNode(
+        configuration=servers("n1", "n2", "n3"),
+        log=[configuration_entry(2, 1, servers("n2", "n3"))],
+        config={"pre_vote_disabled": True},
+    )
+    node.play(Follower, DEADLINE, DEADLINE)
+
+    node.play(Candidate, *[DEADLINE] * 9)
+
+    assert (node.core.state.role, node.core.state.term) == (RaftState.CANDIDATE, 1)
+    assert node.store.writes == []
+    assert len([r for r in caplog.records if "election" in r.message]) == 1
+
+
+def test_a_term_that_answers_have_shown_to_the_leader_is_taken_over():
+    """Else a server in a far term, without a vote, deposes one leader for each term up to there."""
+    node = ScriptedNode()
+
+    node.play(Follower, NewerTermSeen(1, 9), NewerTermSeen(1, 7))
+
+    assert HardState.load(node.store) == node.core.hard_state == HardState(9)
 
 
 def test_a_node_that_is_no_voter_in_its_own_view_votes_and_follows_all_the_same():
