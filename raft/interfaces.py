@@ -27,7 +27,7 @@ from raft.messages import (
 )
 from raft.metrics import Metrics
 from raft.runtime import Queue
-from raft.types import Configuration, Log, ServerAddress, ServerID, SnapshotMeta
+from raft.types import Configuration, EntryID, Log, ServerAddress, ServerID, SnapshotMeta
 
 # ---- the application ----
 
@@ -262,6 +262,17 @@ class SnapshotStore(Protocol):
 
     def remove(self, snapshot_id: str) -> None:
         """Remove a snapshot; one that is absent does not matter."""
+
+
+@runtime_checkable
+class WithLostSnapshots(Protocol):
+    """A snapshot store that can tell what it has lost; such snapshots are not listed."""
+
+    def lost(self) -> Sequence[EntryID]:
+        """Return where finished snapshots ended that the disk has spoiled beyond listing.
+
+        A node that has nothing else up to there does not vote before it has it again.
+        """
 
 
 # ---- transports ----

@@ -9,9 +9,10 @@ from raft.codec import decode_configuration
 from raft.engine.core import Core
 from raft.engine.state import HardState, load_cluster_id
 from raft.errors import LogCorruptError, SnapshotError
-from raft.interfaces import LogStore, SnapshotStore
+from raft.interfaces import LogStore, SnapshotStore, WithLostSnapshots
 from raft.types import (
     EMPTY_CONFIGURATION,
+    NO_ENTRY,
     NO_INDEX,
     Configuration,
     EntryID,
@@ -106,17 +107,18 @@ def _give_up(core: Core, error: LogCorruptError) -> None:
         raise error
 
 
-def _fall_back(core: Core, lost: SnapshotMeta) -> None:
+def _fall_back(core: Core, lost: EntryID) -> None:
     """Go on from an older snapshot without a log: the newest stood for all that was acknowledged.
 
     A log that is not empty either reaches as far, or was never dropped in favour of the newest.
     """
     if not core.membership.latest.has_other_voter(core.local_id):
         raise SnapshotError(
-            f"snapshot {lost.id} cannot be restored, and neither the log nor another voter has"
-            " what it covers: the log above shows why. Restore a backup"
+            f"the snapshot of term {lost.term} at {lost.index} cannot be restored, and neither the"
+            " log nor another voter that is known here has what it covers: the log above shows why."
+            " Rebuild this node from its peers, or restore a backup"
         )
-    core.damage.fell_back(EntryID(lost.term, lost.index))
+    core.damage.fell_back(lost)
 
 
 def _members_before(core: Core, index: int) -> Configuration:
@@ -148,8 +150,8 @@ def _apply_committed(core: Core) -> None:
         core.apply_committed(upto)
 
 
-def _restore_newest(core: Core) -> tuple[SnapshotMeta | None, SnapshotMeta | None]:
-    """Return the snapshot that was restored, and the newest, if that could not be."""
+def _restore_newest(core: Core) -> tuple[SnapshotMeta | None, EntryID | None]:
+    """Return the snapshot that was restored, and where the newest ends, if that could not be."""
     read = not core.config.no_snapshot_restore_on_start
     # Listed once: what a second look shows and the first did not is no reason to remove anything.
     listed = core.snapshots.list()
@@ -158,7 +160,12 @@ def _restore_newest(core: Core) -> tuple[SnapshotMeta | None, SnapshotMeta | Non
         if meta not in usable:
             core.unsettled.forget(meta)
     restored = restore_newest(usable, lambda meta: core.fsm.start_from(meta, read=read))
-    return restored, usable[0] if usable and restored != usable[0] else None
+    ends = [EntryID(meta.term, meta.index) for meta in usable]
+    if isinstance(core.snapshots, WithLostSnapshots):
+        ends += core.snapshots.lost()
+    newest = max(ends, default=NO_ENTRY)
+    is_newest = restored is not None and EntryID(restored.term, restored.index) >= newest
+    return restored, None if is_newest or newest == NO_ENTRY else newest
 
 
 def usable_snapshots(snapshots: SnapshotStore, logs: LogStore) -> list[SnapshotMeta]:

@@ -26,7 +26,7 @@ from raft.messages import SnapshotReader
 from raft.runtime import THREADS, Runtime
 from raft.snapshots.crc64 import crc64
 from raft.snapshots.metadata import decode_metadata, encode_metadata, seal_metadata
-from raft.types import SNAPSHOT_VERSION, Configuration, SnapshotMeta
+from raft.types import SNAPSHOT_VERSION, Configuration, EntryID, SnapshotMeta
 
 _log = logging.getLogger(__name__)
 
@@ -194,12 +194,22 @@ class FileSnapshotStore:
     def _beyond_retention(self, newest_first: Sequence[SnapshotMeta]) -> Sequence[SnapshotMeta]:
         return [meta for meta in newest_first if not meta.unsettled][self._retain :]
 
+    def lost(self) -> Sequence[EntryID]:
+        """Return where snapshots ended whose metadata the disk has spoiled, by their names."""
+        with self._lock:
+            names = [path.name.split("-") for path in self._scan()[1]]
+        return [EntryID(int(term), int(index)) for term, index, _ in names]
+
     def _all(self) -> Sequence[SnapshotMeta]:
-        found = []
+        return self._scan()[0]
+
+    def _scan(self) -> tuple[Sequence[SnapshotMeta], Sequence[Path]]:
+        """Return the finished snapshots, newest first, and the directories of those lost."""
+        found, lost = [], []
         try:
             entries = sorted(os.scandir(self._directory), key=lambda entry: entry.name)
         except FileNotFoundError:
-            return []  # removed behind our back; `create` makes it anew
+            return [], []  # removed behind our back; `create` makes it anew
         for entry in entries:
             if not entry.is_dir() or not _ID.fullmatch(entry.name):
                 continue
@@ -213,12 +223,14 @@ class FileSnapshotStore:
                 if isinstance(exc, OSError) and exc.errno != errno.EIO:
                     raise  # it may be whole: too many files are open, say
                 _log.warning("skipping snapshot path=%s cause=%s", entry.path, exc)
+                lost.append(Path(entry.path))
                 continue
             if crc is None or meta.id != entry.name:
                 _log.warning("skipping snapshot path=%s cause=unfinished or renamed", entry.path)
                 continue
             found.append(meta)
-        return sorted(found, key=lambda meta: (meta.term, meta.index, meta.id), reverse=True)
+        found.sort(key=lambda meta: (meta.term, meta.index, meta.id), reverse=True)
+        return found, lost
 
     def _remove_leftovers(self) -> None:
         """Remove what crashed writers left, or else every crash would cost a snapshot of space."""

@@ -193,6 +193,27 @@ def test_who_fell_back_behind_what_it_has_acknowledged_does_not_vote(store, runt
     assert not node.restarted().ask(ask).response.granted
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_snapshot_whose_metadata_was_spoiled_is_missed(store, runtime, tmp_path, count):
+    """It is not listed, and stood for all that was acknowledged."""
+    HardState(1).save(store)
+    snapshots = FileSnapshotStore(tmp_path, runtime=runtime)
+    for index in (8, 3)[:count]:
+        take_snapshot(snapshots, index, 1)
+    (path,) = (tmp_path / "snapshots").glob("1-8-*/meta.json")
+    path.write_bytes(path.read_bytes().replace(b'"Index":8', b'"Index":9'))
+
+    if count == 1:
+        with pytest.raises(SnapshotError, match=r"term 1 at 8 cannot be restored.*Rebuild"):
+            started(store, snapshots, runtime)
+        return
+    node = started(store, snapshots, runtime)
+    asked = node.ask(RequestVoteRequest(header("n2"), 2, 4, 1))
+
+    assert node.core.raft_log.boundary() == EntryID(1, 3)
+    assert not asked.response.granted
+
+
 def test_who_fell_back_votes_when_it_has_as_much_again(store, runtime):
     node = fallen_back(store, runtime)
 

@@ -14,7 +14,7 @@ from raft.runtime import ThreadRuntime
 from raft.snapshots import FileSnapshotStore
 from raft.snapshots.metadata import seal_metadata
 from raft.testing.contracts import CONFIGURATION, begin_snapshot, read_all, take_snapshot
-from raft.types import Configuration, Server, ServerSuffrage
+from raft.types import Configuration, EntryID, Server, ServerSuffrage
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "file-snapshots"
 
@@ -427,3 +427,15 @@ def test_snapshots_can_be_reaped_by_hand(tmp_path):
     FileSnapshotStore(tmp_path, retain=1).reap_snapshots()
 
     assert [meta.index for meta in generous.list()] == [12]
+
+
+def test_a_snapshot_with_spoiled_metadata_is_lost_and_not_listed(tmp_path):
+    store = FileSnapshotStore(tmp_path)
+    for index in (4, 9):
+        sink = store.create(1, index, 2, Configuration(), 1)
+        sink.close()
+    (path,) = (tmp_path / "snapshots").glob("2-9-*/meta.json")
+    path.write_bytes(b"{")
+
+    assert [meta.index for meta in store.list()] == [4]
+    assert store.lost() == [EntryID(2, 9)]
