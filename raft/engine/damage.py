@@ -12,6 +12,7 @@ import logging
 
 from raft.engine.disk import Disk
 from raft.engine.raft_log import RaftLog
+from raft.engine.state import HardState
 from raft.errors import KeyNotFoundError
 from raft.interfaces import LogStore, StableStore
 from raft.types import NO_INDEX, NO_TERM, EntryID
@@ -47,12 +48,14 @@ class Damage:
     def cut_off(self, index: int) -> None:
         """Give up a spoiled entry and all behind it; the disk thread, or before the node runs.
 
+        An entry of a term that this node has not been in makes it whole again, however short the
+        log: that leader had all that was committed, so it lies before.
         An entry that is whole after all, for it has come again meanwhile, stays.
         """
-        last = self._logs.last_index()
+        last, term = self._logs.last_index(), HardState.load(self._stable).term
         if not self._logs.first_index() <= index <= last or self._logs.get_log(index).is_intact():
             return
-        self._mark(max(self.upto, last), NO_TERM)
+        self._mark(max(self.upto, last), max(self.after_term, term))
         self._logs.delete_range(index, last)
         _log.error("log is damaged, waiting for a leader's entries first=%d last=%d", index, last)
 

@@ -67,15 +67,17 @@ def load_state(core: Core) -> None:
 
 
 def _replace_restores(core: Core, meta: SnapshotMeta) -> None:
-    """Finish what a crash interrupted: a later leader's snapshot takes the place of a user restore.
+    """Finish what a crash interrupted: this snapshot takes the place of an older user restore.
 
-    It is older, so that restore never happened (departure 19), nor did what came behind it. And
-    with an entry of a later leader at its end it has all that was committed before that leader.
+    If it ends before that, it is a later leader's. So the restore never happened (departure 19),
+    nor did what came behind it, and with an entry of that leader at its end the snapshot has all
+    that was committed before.
     """
+    last = EntryID(meta.term, meta.index)
     for other in core.snapshots.list():
-        if other.unsettled and other.term < meta.term and other.index > meta.index:
-            core.log.warning("restored snapshot never took hold id=%s", other.id)
-            if core.logs.first_index() == other.index + 1:
+        if other.unsettled and EntryID(other.term, other.index) < last:
+            if other.index > meta.index and core.logs.first_index() == other.index + 1:
+                core.log.warning("restored snapshot never took hold id=%s", other.id)
                 core.logs.delete_range(other.index + 1, core.logs.last_index())
             core.unsettled.forget(other)
 

@@ -70,7 +70,7 @@ def test_what_is_spoiled_and_all_behind_it_is_given_up(index):
 
     assert node.stored() == [(i, 1) for i in range(1, index)]
     assert node.core.damage.upto == 6
-    assert node.store.get(DAMAGE_KEY) == b"6 0"
+    assert node.store.get(DAMAGE_KEY) == b"6 1"
 
 
 def test_the_mark_is_durable_before_anything_is_deleted():
@@ -220,7 +220,20 @@ def test_a_second_damage_does_not_forget_how_far_the_log_once_went():
 
     node.core.damage.cut_off(4)
 
-    assert (node.core.damage.upto, node.store.get(DAMAGE_KEY)) == (6, b"6 0")
+    assert (node.core.damage.upto, node.store.get(DAMAGE_KEY)) == (6, b"6 1")
+
+
+@pytest.mark.parametrize(("term", "is_whole"), [(1, False), (2, True)])
+def test_an_entry_of_a_later_term_makes_a_shorter_log_whole(term, is_whole):
+    """All that was committed lies before it. Found by the simulation: nothing more was written."""
+    node = damaged(4)
+    request = AppendEntriesRequest(header("n2"), term, 3, 1, tuple(entries(4, terms=(term,))), 4)
+
+    assert node.ask(request).response.success
+
+    assert node.core.damage.is_whole() is is_whole
+    node.runtime.run()
+    assert node.restarted().core.damage.is_whole() is is_whole
 
 
 def test_what_the_log_does_not_hold_is_not_cut_off():

@@ -369,6 +369,21 @@ def test_a_later_leaders_snapshot_that_was_not_installed_yet_replaces_it_at_star
     assert core.state.applied_index == INDEX - 1
 
 
+def test_a_restore_that_a_newer_snapshot_has_followed_is_removed_at_start():
+    """A crash, or a disk that failed, kept it from that before, and nothing else ever would."""
+    node = stored(entries(2, terms=(1,)))
+    sink = node.snapshots.create(1, INDEX + 9, TERM + 1, MEMBERS, 1)
+    sink.write(COMMITTED)
+    sink.close()
+    node.store.store_logs(entries(INDEX + 10, terms=(TERM + 1,)))
+
+    started = node.restarted()
+    started.runtime.run()
+
+    assert started.core.raft_log.last() == EntryID(TERM + 1, INDEX + 10)
+    assert [meta.index for meta in started.snapshots.list()] == [INDEX + 9]
+
+
 def test_entries_of_a_later_leader_prove_that_it_never_happened():
     """They may be acknowledged: an unsettled snapshot must not take their place."""
     node = stored(entries(2, terms=(1, 1, 3)))

@@ -977,10 +977,10 @@ DAMAGE = Target(
         ),
         Mutant(
             "the mark is written first",
-            "        self._mark(max(self.upto, last), NO_TERM)\n"
+            "        self._mark(max(self.upto, last), max(self.after_term, term))\n"
             "        self._logs.delete_range(index, last)\n",
             "        self._logs.delete_range(index, last)\n"
-            "        self._mark(max(self.upto, last), NO_TERM)\n",
+            "        self._mark(max(self.upto, last), max(self.after_term, term))\n",
         ),
         Mutant(
             "all behind a spoiled entry is given up",

@@ -182,8 +182,10 @@ class SimDisk:
         return int(self.content.values.get(DAMAGE_KEY, b"0").split()[0]) > NO_INDEX
 
     def has_unsettled(self) -> bool:
-        """Tell whether there is a user restore that is not known to be committed."""
-        return any(meta.unsettled for meta, _ in self.content.snapshots.values())
+        """Tell whether the newest snapshot is a user restore that is not known to be committed."""
+        metas = [meta for meta, _ in self.content.snapshots.values()]
+        newest = max(metas, key=lambda meta: (meta.term, meta.index), default=None)
+        return newest is not None and newest.unsettled
 
     def last_entry(self) -> EntryID:
         """Return where the log ends, in an entry or a snapshot."""
