@@ -121,7 +121,7 @@ BUGS = (
         "damage is forgotten",
         "Protocol-Aware Recovery, FAST '18: a checksum error truncates, and the node votes (S7)",
         DAMAGE,
-        "        self._mark(max(self.upto, last), NO_TERM)\n",
+        "        self._mark(max(self.upto, last), max(self.after_term, term))\n",
         "",
     ),
     bug(
