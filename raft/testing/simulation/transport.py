@@ -32,7 +32,7 @@ from raft.messages import (
 )
 from raft.runtime import Queue
 from raft.testing.simulation.network import Answer, Frame, SimNetwork
-from raft.testing.simulation.runtime import SimRuntime
+from raft.testing.simulation.runtime import ProcessState, SimRuntime
 from raft.transport.calls import Calls, R
 from raft.transport.delivery import Delivery, Identity, check_cluster, check_server
 from raft.types import ServerAddress, ServerID
@@ -401,10 +401,11 @@ class _Stream:
         until = self._scheduler.now + _STREAM_TIMEOUT
         self._scheduler.pause()
         while self._left and not self._arrived:
-            if self._is_broken or self._scheduler.now >= until:
+            is_reset = self._source.process.state is ProcessState.DEAD
+            if self._is_broken or is_reset or self._scheduler.now >= until:
                 raise ConnectionLostError("the stream of the snapshot broke off")
             self._reader = self._scheduler.current_task()
-            self._scheduler.park(self, until - self._scheduler.now)
+            self._scheduler.park(self, min(until - self._scheduler.now, _RESET_SECONDS))
             self._reader = None
         wanted = len(self._arrived) if size < 0 else size
         data = bytes(self._arrived[:wanted])
