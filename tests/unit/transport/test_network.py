@@ -28,6 +28,7 @@ from raft.errors import (
 from raft.interfaces import WithClose, WithDelivery, WithIdentity, WithPreVote
 from raft.messages import InstallSnapshotRequest, InstallSnapshotResponse, RPCHeader
 from raft.runtime import ThreadRuntime
+from raft.testing.cluster import wait_for
 from raft.testing.transport_contract import (
     Answering,
     InBackground,
@@ -446,6 +447,8 @@ def test_a_connection_long_idle_gives_way(make, monkeypatch):
     b.deliver_to(answer_with(RESPONSE))
     idle, newcomer = make("a"), make("c")
     idle.append_entries("b", b.local_addr(), REQUEST)
+    (inbound,) = b._server._inbound  # not idle before it knows that its answer has left
+    wait_for(lambda: inbound.idle_seconds() > 0.0, 10.0, "an idle connection")
 
     assert newcomer.append_entries("b", b.local_addr(), REQUEST) == RESPONSE
     assert idle.append_entries("b", b.local_addr(), REQUEST) == RESPONSE  # it dials anew
