@@ -93,8 +93,10 @@ def _refusal_before_term(core: Core, candidate: RPCHeader, *, is_transfer: bool)
     """Return why a request is refused without so much as looking at its term."""
     if not candidate.id:
         return "candidate names no id"  # nor could its vote be written down
-    latest = core.membership.latest
-    if latest != EMPTY_CONFIGURATION and latest.server(candidate.id) is None:
+    members = core.membership
+    # One that is not committed may be of a leader whose entries are truncated yet (4.1).
+    known = members.latest.server(candidate.id) or members.committed.server(candidate.id)
+    if members.latest != EMPTY_CONFIGURATION and known is None:
         return "not in configuration"
     if core.fault is not None or not core.disk.is_fit():
         return "disk is not fit"
@@ -108,8 +110,8 @@ def _refusal_before_term(core: Core, candidate: RPCHeader, *, is_transfer: bool)
 
 
 def _refusal_of_suffrage(core: Core, candidate: RPCHeader) -> str | None:
-    latest = core.membership.latest
-    if latest != EMPTY_CONFIGURATION and not latest.has_vote(candidate.id):
+    members = core.membership
+    if members.latest != EMPTY_CONFIGURATION and not members.may_lead(candidate.id):
         return "no voter"
     return None
 

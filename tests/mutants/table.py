@@ -128,13 +128,13 @@ VOTE = Target(
         Mutant("a candidate must name itself", "if not candidate.id:", "if False:"),
         Mutant(
             "a stranger does not even raise the term",
-            "if latest != EMPTY_CONFIGURATION and latest.server(candidate.id) is None:",
+            "if members.latest != EMPTY_CONFIGURATION and known is None:",
             "if False:",
         ),
         Mutant(
             "a node without configuration may vote",
-            "if latest != EMPTY_CONFIGURATION and latest.server(candidate.id) is None:",
-            "if latest.server(candidate.id) is None:",
+            "if members.latest != EMPTY_CONFIGURATION and known is None:",
+            "if known is None:",
         ),
         Mutant(
             "no vote from a disk that is not fit",
@@ -163,7 +163,7 @@ VOTE = Target(
         ),
         Mutant(
             "who has no vote gets none",
-            "if latest != EMPTY_CONFIGURATION and not latest.has_vote(candidate.id):",
+            "if members.latest != EMPTY_CONFIGURATION and not members.may_lead(candidate.id):",
             "if False:",
         ),
         Mutant(

@@ -2,7 +2,7 @@ import pytest
 
 from raft.engine.inbox import ConfigReloaded, FSMPoisoned, NewerTermSeen, VoteReceived
 from raft.engine.state import HardState
-from raft.messages import AppendEntriesRequest, RequestVoteRequest
+from raft.messages import AppendEntriesRequest, RequestPreVoteRequest, RequestVoteRequest
 from raft.observer import LeaderObservation
 from raft.roles.candidate import Candidate
 from raft.roles.follower import Follower
@@ -211,6 +211,19 @@ def test_who_was_removed_leads_by_the_votes_of_the_others_until_that_is_committe
         VoteReceived(2, "n2", False, 2, True),
     )
     assert node.core.state.role is RaftState.LEADER
+
+
+@pytest.mark.parametrize("latest", [servers("n1", "n3"), servers("n1", "n3", nonvoters=["n2"])])
+@pytest.mark.parametrize("request_type", [RequestVoteRequest, RequestPreVoteRequest])
+def test_who_is_not_removed_for_good_gets_votes(request_type, latest):
+    """The removal may be of a leader of the past, and be truncated yet (thesis 4.1).
+
+    Found by the simulation: of two voters one had a removal of the other that nobody else had.
+    """
+    change = configuration_entry(2, 1, latest)
+    node = ScriptedNode(configuration=servers("n1", "n2", "n3"), log=[change])
+
+    assert node.ask(request_type(header("n2"), 2, 3, 2)).response.granted
 
 
 def test_who_may_be_removed_for_good_asks_before_it_campaigns(caplog):
