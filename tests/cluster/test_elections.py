@@ -163,11 +163,13 @@ def test_a_vote_is_refused_while_another_leader_is_known() -> None:
 
 
 def test_a_removed_server_gets_no_vote_even_without_a_leader() -> None:
-    """ELE-15"""
+    """ELE-15: once it is known that the removal is committed; before, a vote may be needed."""
     with Cluster(3) as cluster:
         leader, (removed, other) = cluster.leader(), cluster.followers()
-        leader.node.remove_server(removed.id).result(ANSWER)
-        cluster.wait_for(lambda: len(other.node.get_configuration().configuration().servers) == 2)
+        removal = leader.node.remove_server(removed.id)
+        removal.result(ANSWER)
+        cluster.wait_for(lambda: other.node.commit_index() >= removal.index())
+        assert len(other.node.get_configuration().configuration().servers) == 2
         assert removed.node.state() is RaftState.FOLLOWER
 
         cluster.disconnect(leader)
