@@ -127,7 +127,7 @@ def get_configuration(
     validate_config(config)
     log = RaftLog(THREADS, logs, memory_bytes=0)
     covered = EMPTY_CONFIGURATION
-    for meta in usable_snapshots(snapshots, logs)[:1]:
+    for meta in usable_snapshots(snapshots.list(), logs)[:1]:
         log.set_boundary(EntryID(meta.term, meta.index))
         covered = meta.configuration
     log.reload()

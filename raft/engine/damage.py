@@ -2,8 +2,9 @@
 
 The damaged entry and all behind it are given up and come again from a leader; so is a snapshot that
 cannot be restored, and had taken the place of the whole log. Until the log, or a snapshot, reaches
-as far as the old one did, this node may lack what it once acknowledged: so it neither votes nor
-leads. A mark in the stable store, written first, outlives a restart.
+as far as the old one did, or holds an entry of a term that this node had not been in, before which
+lies all that was committed, it may lack what it once acknowledged: so it neither votes nor leads. A
+mark in the stable store, written first, outlives a restart.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def recover(
     """
     log = RaftLog(THREADS, logs, memory_bytes=0)
     machine = StateMachine(_OnlyCommands(fsm), snapshots, config.fsm_halt_on)
-    last = _replay(log, machine, usable_snapshots(snapshots, logs))
+    last = _replay(log, machine, usable_snapshots(snapshots.list(), logs))
     view = fsm.snapshot()
     try:
         # In force as of the snapshot's own index: no older entry can claim to be newer.

@@ -9,7 +9,7 @@ from raft.codec import decode_configuration
 from raft.engine.core import Core
 from raft.engine.state import HardState, load_cluster_id
 from raft.errors import LogCorruptError, SnapshotError
-from raft.interfaces import LogStore, SnapshotStore, WithLostSnapshots
+from raft.interfaces import LogStore, WithLostSnapshots
 from raft.types import (
     EMPTY_CONFIGURATION,
     NO_ENTRY,
@@ -157,7 +157,7 @@ def _restore_newest(core: Core) -> tuple[SnapshotMeta | None, EntryID | None]:
     read = not core.config.no_snapshot_restore_on_start
     # Listed once: what a second look shows and the first did not is no reason to remove anything.
     listed = core.snapshots.list()
-    usable = [meta for meta in listed if not _never_happened(meta, core.logs)]
+    usable = usable_snapshots(listed, core.logs)
     for meta in listed:
         if meta not in usable:
             core.unsettled.forget(meta)
@@ -170,9 +170,9 @@ def _restore_newest(core: Core) -> tuple[SnapshotMeta | None, EntryID | None]:
     return restored, None if is_newest or newest == NO_ENTRY else newest
 
 
-def usable_snapshots(snapshots: SnapshotStore, logs: LogStore) -> list[SnapshotMeta]:
-    """Return the snapshots that a node may start from, newest first."""
-    return [meta for meta in snapshots.list() if not _never_happened(meta, logs)]
+def usable_snapshots(listed: Sequence[SnapshotMeta], logs: LogStore) -> list[SnapshotMeta]:
+    """Return those of the listed snapshots that a node may start from, newest first."""
+    return [meta for meta in listed if not _never_happened(meta, logs)]
 
 
 def restore_newest(

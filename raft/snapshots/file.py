@@ -196,7 +196,7 @@ class FileSnapshotStore:
 
     def lost(self) -> Sequence[EntryID]:
         """Return where snapshots ended whose metadata the disk has spoiled, by their names."""
-        with self._lock:
+        with self._lock, _explained("cannot look for lost snapshots"):
             names = [path.name.split("-") for path in self._scan()[1]]
         return [EntryID(int(term), int(index)) for term, index, _ in names]
 

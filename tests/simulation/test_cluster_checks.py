@@ -12,6 +12,7 @@ from raft.testing.simulation.harm import is_whole, may_harm
 from raft.testing.simulation.machine import NO_MARK, MarkedFSM, pack_state
 from raft.testing.simulation.runtime import Scheduler
 from raft.types import Configuration, Log, LogType
+from tests.simulation.worlds import in_led_cluster
 
 
 def new_cluster(count):
@@ -20,25 +21,6 @@ def new_cluster(count):
     servers = [cluster.add() for _ in range(count)]
     cluster.bootstrap(servers)
     return cluster, servers
-
-
-def in_led_cluster(count, story):
-    """Run `story(cluster, leader)` once there is a leader that has committed something."""
-    scheduler = Scheduler(1)
-    cluster = SimCluster(scheduler, lambda _: None)
-    servers = [cluster.add() for _ in range(count)]
-    cluster.bootstrap(servers)
-    found = []
-
-    def run():
-        for server in servers:
-            server.start()
-        leader = cluster.wait_for(cluster.leader, 60, "a leader")
-        leader.call(lambda node: node.apply(b"x").result(10), 10)
-        found.append(story(cluster, leader))
-
-    scheduler.run(run)
-    return found[0]
 
 
 def test_a_commit_that_only_a_minority_has_on_disk_is_found():
@@ -54,7 +36,7 @@ def test_a_commit_that_only_a_minority_has_on_disk_is_found():
         found, cluster.invariants.violations = cluster.invariants.violations, []
         return leader.id, found
 
-    leader_id, (found,) = in_led_cluster(3, story)
+    leader_id, (found,) = in_led_cluster(story, 3)
 
     assert found.startswith(f"commit: {leader_id} at ")
     assert f"['{leader_id}'] of ['n1', 'n2', 'n3']" in found
@@ -70,7 +52,7 @@ def test_a_server_that_uses_another_configuration_than_its_latest_is_found():
             found.append(cluster.network.witness.wrong_members(follower.id, 0))
         return found
 
-    assert in_led_cluster(3, story) == [
+    assert in_led_cluster(story, 3) == [
         "",
         "",
         "uses the configuration of entry 1, and has that of 2",
@@ -87,7 +69,7 @@ def test_a_leader_without_the_votes_of_a_majority_is_found():
         found, cluster.invariants.violations = cluster.invariants.violations, []
         return found
 
-    (found,) = in_led_cluster(3, story)
+    (found,) = in_led_cluster(story, 3)
 
     assert "without a majority" in found
 
@@ -99,7 +81,7 @@ def test_a_node_that_fails_ends_the_run(monkeypatch):
     monkeypatch.setattr("raft.roles.leader.Leader.on_commit", break_it)
 
     with pytest.raises(NodeFailedError, match="broken on purpose"):
-        in_led_cluster(3, lambda cluster, leader: cluster.scheduler.sleep(5.0))
+        in_led_cluster(lambda cluster, leader: cluster.scheduler.sleep(5.0), 3)
 
 
 def test_a_node_that_must_be_rebuilt_is_lost_and_does_not_start_again():
@@ -109,7 +91,7 @@ def test_a_node_that_must_be_rebuilt_is_lost_and_does_not_start_again():
         leader.revive()
         return leader.lost, leader.node
 
-    assert in_led_cluster(3, story) == ("rebuild me", None)
+    assert in_led_cluster(story, 3) == ("rebuild me", None)
 
 
 def test_a_minority_may_be_harmed_and_no_more():

@@ -1,15 +1,12 @@
 """Faults that are made of several: each gets the cluster into the state that it is there for."""
 
-from collections.abc import Callable
-
 import pytest
 
-from raft.testing.simulation.cluster import SimCluster
 from raft.testing.simulation.faults import DiskFaults, ServerFaults
 from raft.testing.simulation.operations import Operations
-from raft.testing.simulation.runtime import Scheduler
 from raft.testing.simulation.scenario import TIMEOUT
 from raft.testing.simulation.successions import Successions
+from tests.simulation.worlds import in_led_cluster
 
 
 def successions(cluster):
@@ -22,25 +19,8 @@ def quick(config):
     config.leader_lease_timeout = TIMEOUT * 0.75
 
 
-def in_led_cluster(story: Callable, count=3, seed=1):
-    """Run `story(cluster, leader)` once a leader has committed some commands; return its answer."""
-    scheduler = Scheduler(seed)
-    cluster = SimCluster(scheduler, quick)
-    servers = [cluster.add() for _ in range(count)]
-    cluster.bootstrap(servers)
-    found = []
-
-    def run():
-        for server in servers:
-            server.start()
-        leader = cluster.wait_for(cluster.leader, 60, "a leader")
-        for number in range(5):
-            leader.call(lambda node, n=number: node.apply(b"%d" % n).result(10), 10)
-        found.append(story(cluster, leader))
-
-    scheduler.run(run)
-    cluster.invariants.check()
-    return found[0]
+def in_quick_cluster(story, count=3, seed=1):
+    return in_led_cluster(story, count, seed=seed, commands=5, configure=quick)
 
 
 def test_a_restore_in_vain_is_often_lost_with_its_leader():
@@ -51,7 +31,7 @@ def test_a_restore_in_vain_is_often_lost_with_its_leader():
         successor.call(lambda node: node.barrier(5).result(10), 10)
         return successor is not leader, successor.fsm.mark
 
-    outcomes = [in_led_cluster(story, seed=seed) for seed in range(10)]
+    outcomes = [in_quick_cluster(story, seed=seed) for seed in range(10)]
 
     assert all(is_another for is_another, _ in outcomes)
     assert outcomes.count((True, b"")) >= 3
@@ -71,7 +51,7 @@ def test_a_leader_that_was_outdated_needs_a_snapshot_where_it_has_entries_of_its
         cluster.scheduler.sleep(5.0)
         return any(conflicts)
 
-    assert sum(in_led_cluster(story, seed=seed) for seed in range(6)) >= 5
+    assert sum(in_quick_cluster(story, seed=seed) for seed in range(6)) >= 5
 
 
 def test_a_deluded_leader_leads_beside_another_one():
@@ -83,7 +63,7 @@ def test_a_deluded_leader_leads_beside_another_one():
         assert not cluster.network.lag
         return any(seen)
 
-    assert sum(in_led_cluster(story, seed=seed) for seed in range(6)) >= 5
+    assert sum(in_quick_cluster(story, seed=seed) for seed in range(6)) >= 5
 
 
 def test_nobody_restores_anything_in_vain_while_something_is_to_be_healed():
@@ -91,7 +71,7 @@ def test_nobody_restores_anything_in_vain_while_something_is_to_be_healed():
         cluster.servers["n1"].disk.spoil(1)
         return successions(cluster).restore_in_vain()
 
-    assert in_led_cluster(story) is False
+    assert in_quick_cluster(story) is False
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -106,7 +86,7 @@ def test_what_a_power_cut_spoils_comes_to_light_while_nobody_leads(seed):
             lambda: not any(s.disk.is_damaged() for s in cluster.up()), 60, "healing"
         )
 
-    incarnations, damaged, is_healed = in_led_cluster(story, seed=seed)
+    incarnations, damaged, is_healed = in_quick_cluster(story, seed=seed)
 
     assert set(incarnations) <= {2, 3}
     assert sum(damaged) == 1
