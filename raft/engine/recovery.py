@@ -15,7 +15,7 @@ from raft.codec import dumps, encode_configuration, loads
 from raft.config import Config
 from raft.engine.damage import DAMAGE_KEY
 from raft.engine.raft_log import RaftLog
-from raft.engine.start_up import restore_newest, usable_snapshots
+from raft.engine.start_up import newest_end, restore_newest, usable_snapshots
 from raft.engine.state import CLUSTER_ID_KEY, load_cluster_id
 from raft.engine.state_machine import StateMachine
 from raft.errors import CantRecoverError, KeyNotFoundError, SnapshotError
@@ -53,7 +53,8 @@ def recover(
     """
     log = RaftLog(THREADS, logs, memory_bytes=0)
     machine = StateMachine(_OnlyCommands(fsm), snapshots, config.fsm_halt_on)
-    last = _replay(log, machine, usable_snapshots(snapshots.list(), logs))
+    usable = usable_snapshots(snapshots.list(), logs)
+    last = _replay(log, machine, usable, newest_end(usable, snapshots))
     view = fsm.snapshot()
     try:
         # In force as of the snapshot's own index: no older entry can claim to be newer.
@@ -89,9 +90,11 @@ class _OnlyCommands:
         self.restore = fsm.restore
 
 
-def _replay(log: RaftLog, machine: StateMachine, listed: Sequence[SnapshotMeta]) -> EntryID:
+def _replay(
+    log: RaftLog, machine: StateMachine, usable: Sequence[SnapshotMeta], newest: EntryID
+) -> EntryID:
     """Bring the FSM to the end of the log, committed or not; return that end."""
-    if restore_newest(listed, machine.restore) is not None:
+    if restore_newest(usable, machine.restore) is not None:
         log.set_boundary(machine.position)
     log.reload()
     end = machine.position.index if log.must_drop() else log.durable_index()
@@ -102,12 +105,12 @@ def _replay(log: RaftLog, machine: StateMachine, listed: Sequence[SnapshotMeta])
         raise CantRecoverError(
             "no initial state to recover: there is a term, but neither an entry nor a snapshot"
         )
-    for meta in listed:
-        if EntryID(meta.term, meta.index) > last:
-            raise SnapshotError(
-                f"snapshot {meta.id} cannot be read, and the log ends before it, at {last.index}:"
-                " what is between would be lost. Recover from another server"
-            )
+    if newest > last:
+        raise SnapshotError(
+            f"the snapshot of term {newest.term} at {newest.index} cannot be read, and the log ends"
+            f" before it, at {last.index}: what is between would be lost. Recover from another"
+            " server; if there is none, move that snapshot away to go on without"
+        )
     return last
 
 

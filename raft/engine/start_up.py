@@ -9,7 +9,7 @@ from raft.codec import decode_configuration
 from raft.engine.core import Core
 from raft.engine.state import HardState, load_cluster_id
 from raft.errors import LogCorruptError, SnapshotError
-from raft.interfaces import LogStore, WithLostSnapshots
+from raft.interfaces import LogStore, SnapshotStore, WithLostSnapshots
 from raft.types import (
     EMPTY_CONFIGURATION,
     NO_ENTRY,
@@ -162,10 +162,7 @@ def _restore_newest(core: Core) -> tuple[SnapshotMeta | None, EntryID | None]:
         if meta not in usable:
             core.unsettled.forget(meta)
     restored = restore_newest(usable, lambda meta: core.fsm.start_from(meta, read=read))
-    ends = [EntryID(meta.term, meta.index) for meta in usable]
-    if isinstance(core.snapshots, WithLostSnapshots):
-        ends += core.snapshots.lost()
-    newest = max(ends, default=NO_ENTRY)
+    newest = newest_end(usable, core.snapshots)
     is_newest = restored is not None and EntryID(restored.term, restored.index) >= newest
     return restored, None if is_newest or newest == NO_ENTRY else newest
 
@@ -173,6 +170,14 @@ def _restore_newest(core: Core) -> tuple[SnapshotMeta | None, EntryID | None]:
 def usable_snapshots(listed: Sequence[SnapshotMeta], logs: LogStore) -> list[SnapshotMeta]:
     """Return those of the listed snapshots that a node may start from, newest first."""
     return [meta for meta in listed if not _never_happened(meta, logs)]
+
+
+def newest_end(usable: Sequence[SnapshotMeta], snapshots: SnapshotStore) -> EntryID:
+    """Return where the newest snapshot ends, whether or not it can be read; or `NO_ENTRY`."""
+    ends = [EntryID(meta.term, meta.index) for meta in usable]
+    if isinstance(snapshots, WithLostSnapshots):
+        ends += snapshots.lost()
+    return max(ends, default=NO_ENTRY)
 
 
 def restore_newest(

@@ -17,7 +17,7 @@ from raft.errors import (
     LogGapError,
     SnapshotError,
 )
-from raft.snapshots import DiscardSnapshotStore, InmemSnapshotStore
+from raft.snapshots import DiscardSnapshotStore, FileSnapshotStore, InmemSnapshotStore
 from raft.testing.fsm import BatchingRecordingFSM, RecordedSnapshot, RecordingFSM
 from raft.testing.manual import ManualRuntime
 from raft.testing.script import (
@@ -365,6 +365,25 @@ def test_a_log_that_ends_before_an_unreadable_snapshot_is_refused():
         site.recover(snapshots=Shelf(site, 9))
 
     assert site.contents() == before
+
+
+def test_a_snapshot_whose_metadata_was_spoiled_is_missed(tmp_path):
+    """It is not listed, and stood for all that was acknowledged: an older one is no way out."""
+    site = Site(snapshot=False, log=[])
+    snapshots = FileSnapshotStore(tmp_path, runtime=site.runtime)
+    for index in (3, 9):
+        sink = snapshots.create(1, index, 2, BEFORE, 1)
+        RecordedSnapshot([]).persist(sink)
+        sink.close()
+    (path,) = (tmp_path / "snapshots").glob("2-9-*/meta.json")
+    path.write_bytes(path.read_bytes().replace(b'"Index":9', b'"Index":8'))
+
+    with pytest.raises(SnapshotError, match=r"term 2 at 9 cannot be read.*move that snapshot away"):
+        site.recover(snapshots=snapshots)
+
+    path.parent.rename(tmp_path / "spoiled")
+    site.recover(snapshots=snapshots)
+    assert (snapshots.list()[0].index, snapshots.list()[0].configuration) == (3, AFTER)
 
 
 def test_snapshots_of_which_none_can_be_read_are_refused():
