@@ -186,9 +186,10 @@ class FileSnapshotStore:
             self._reap()
 
     def _reap(self) -> None:
+        """Remove what need not be retained; failures are no business of a writer."""
         try:
             self._remove([old.id for old in self._beyond_retention(self._all())])
-        except OSError:
+        except (OSError, SnapshotError):
             _log.warning("cannot remove old snapshots path=%s", self._directory, exc_info=True)
 
     def _beyond_retention(self, newest_first: Sequence[SnapshotMeta]) -> Sequence[SnapshotMeta]:

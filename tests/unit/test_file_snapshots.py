@@ -429,6 +429,19 @@ def test_snapshots_can_be_reaped_by_hand(tmp_path):
     assert [meta.index for meta in generous.list()] == [12]
 
 
+def test_a_snapshot_is_published_though_older_ones_cannot_be_looked_at(tmp_path):
+    """Its writer would take an error for a snapshot that is not there."""
+    store = FileSnapshotStore(tmp_path)
+    sink = store.create(1, 11, 3, CONFIGURATION, 2)
+    newer = tmp_path / "snapshots" / "3-10-1700000000000"
+    newer.mkdir()
+    (newer / "meta.json").write_text('{"Version": 9, "ID": "3-10-1700000000000"}')
+
+    sink.close()
+
+    assert sink.id() in names(tmp_path)
+
+
 def test_a_snapshot_with_spoiled_metadata_is_lost_and_not_listed(tmp_path):
     store = FileSnapshotStore(tmp_path)
     for index in (4, 9):
