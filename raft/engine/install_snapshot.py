@@ -112,37 +112,51 @@ class SnapshotReceiver:
         return index < own.index and request.term <= own.term
 
     def _install(self, meta: SnapshotMeta) -> None:
-        """Law 4: keep the log only if it holds the snapshot's last entry; else drop it whole."""
-        core = self._core
-        last = EntryID(meta.term, meta.index)
-        own = core.unsettled.meta
-        goes_back = own is not None and meta.index < own.index
-        if own is not None and goes_back:
-            given_up = EntryID(own.term, own.index)
-            core.write("mark", lambda: core.damage.went_back(given_up))
+        """Put a durable snapshot in the place of what is here."""
+        core, own = self._core, self._core.unsettled.meta
+        if own is not None and meta.index < own.index:
+            self._go_back(meta, own)
         else:
-            # The FSM is told first: entries that it still wanted may be gone in a moment. Should
-            # the log not be dropped then, reading it anew will make up for that. One that is
-            # further than the log was does not go back.
-            core.fsm.restore(meta, may_go_back=own is not None)
-            core.unsettled.replace(meta)
-        if self._holds(last):
-            core.raft_log.set_boundary(last)
-            core.membership.restore(meta.configuration_index, meta.configuration)
-            core.compact(meta.index)
-        else:
-            core.raft_log.set_boundary(last)  # an older one changes nothing yet
-            core.drop_log(last)
-            core.membership.reset(meta.configuration_index, meta.configuration)
-        if goes_back:
-            core.fsm.restore(meta)  # only now: before, it was ahead of a log with nothing in it
-            core.unsettled.replace(meta)
-        core.state.set_last_snapshot(last, replaces=goes_back)
+            self._go_on(meta, may_go_back=own is not None)
         if not meta.unsettled:
             core.state.set_commit_index(max(core.state.commit_index, meta.index))
             core.damage.look()  # an unsettled one may yet be given up
         core.publish_log()
         core.log.info("installed snapshot id=%s index=%d", meta.id, meta.index)
+
+    def _go_on(self, meta: SnapshotMeta, *, may_go_back: bool) -> None:
+        """Law 4: keep the log only if it holds the snapshot's last entry; else drop it whole.
+
+        The log is looked at first: if it is spoiled there, nothing has changed yet. It is dropped
+        last: should that fail, reading it anew makes up for it, and what is in memory holds.
+        """
+        core, last = self._core, EntryID(meta.term, meta.index)
+        is_held = self._holds(last)
+        # The FSM is told before entries are gone that it still wanted. One that is further than
+        # the log was does not go back.
+        core.fsm.restore(meta, may_go_back=may_go_back)
+        core.unsettled.replace(meta)
+        core.raft_log.set_boundary(last)
+        core.state.set_last_snapshot(last)
+        if is_held:
+            core.membership.restore(meta.configuration_index, meta.configuration)
+            core.compact(meta.index)
+        else:
+            core.membership.reset(meta.configuration_index, meta.configuration)
+            core.drop_log(last)
+
+    def _go_back(self, meta: SnapshotMeta, own: SnapshotMeta) -> None:
+        """Give a user restore up, which a later leader does not know (departure 19).
+
+        The FSM is told last: before, it would be ahead of a log with nothing in it.
+        """
+        core, last = self._core, EntryID(meta.term, meta.index)
+        core.write("mark", lambda: core.damage.went_back(EntryID(own.term, own.index)))
+        core.drop_log(last)
+        core.membership.reset(meta.configuration_index, meta.configuration)
+        core.fsm.restore(meta)
+        core.unsettled.replace(meta)
+        core.state.set_last_snapshot(last, replaces=True)
 
     def _holds(self, last: EntryID) -> bool:
         try:

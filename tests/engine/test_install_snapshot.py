@@ -472,6 +472,26 @@ def test_the_configurations_of_a_dropped_log_are_forgotten(index):
     assert (members.latest, members.latest_index, members.is_stable()) == (MEMBERS, index, True)
 
 
+def test_its_members_count_though_the_log_could_not_be_dropped(make):
+    """Sent again it is known, so there is no second try to take them over."""
+    node, bigger = make(1, 1, 1), servers("n1", "n2", "n3", "n4")
+
+    def fail(name):
+        if name.startswith("delete"):
+            raise OSError("disk")
+
+    node.store.before_write = fail
+    send(node, install(2, 9, 2, configuration=bigger, configuration_index=7))
+    node.store.before_write = lambda _: None
+    node.runtime.advance(0.5)
+    asked = send(node, install(2, 9, 2, configuration=bigger, configuration_index=7))
+
+    assert (asked.error, node.stored()) == (None, [])
+    members, published = node.core.membership, node.core.state.published()
+    assert (members.latest, members.latest_index, members.is_stable()) == (bigger, 7, True)
+    assert (published.configuration, published.last_snapshot) == (bigger, EntryID(2, 9))
+
+
 def test_a_snapshot_that_makes_a_voter_a_nonvoter_is_obeyed(make):
     """ETC-61, ETC-62"""
     node = make()

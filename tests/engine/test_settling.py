@@ -262,6 +262,26 @@ def test_an_install_that_could_not_drop_the_log_is_made_up_for():
     assert node.stored() == []
 
 
+def test_a_log_that_is_spoiled_where_the_snapshot_ends_gives_the_restore_up_only_with_the_next():
+    """Found by the simulation: the restore was gone, and counted as committed."""
+    node = ScriptedNode(configuration=MEMBERS, config={"recent_log_bytes": 0})
+    node.start(Follower)
+    send(node, TERM, INDEX, TERM, BY_HAND, unsettled=True)
+    append(node, TERM, INDEX, TERM, entries(INDEX + 1, terms=(TERM, TERM)))
+    node.store.store_logs([replace(node.store.get_log(INDEX + 2), data=b"spoiled")])
+
+    asked = send(node, TERM + 1, INDEX + 2, TERM + 1, COMMITTED)
+    assert isinstance(asked.error, LogCorruptError)
+    assert node.core.unsettled.meta is not None
+    node.runtime.advance(0.5)
+    asked = send(node, TERM + 1, INDEX + 2, TERM + 1, COMMITTED)
+
+    assert asked.response.success
+    assert node.core.unsettled.meta is None
+    assert (node.core.raft_log.last(), node.stored()) == (EntryID(TERM + 1, INDEX + 2), [])
+    assert node.crashes == []
+
+
 def test_a_poisoned_fsm_is_not_given_a_restore_that_nobody_adopted():
     node = ScriptedNode(configuration=MEMBERS, log=entries(2, terms=(1, 1, 1)))
     node.start(Follower)

@@ -866,17 +866,17 @@ INSTALL = Target(
         ),
         Mutant(
             "the state machine goes back with the log (departure 19)",
-            "if goes_back:\n            core.fsm.restore(meta)",
-            "if False:\n            core.fsm.restore(meta)",
+            "        core.fsm.restore(meta)\n",
+            "",
         ),
         Mutant(
             "a log without the snapshot's last entry is dropped (law 4)",
-            "if self._holds(last):",
+            "if is_held:",
             "if True:",
         ),
         Mutant(
             "a log with the snapshot's last entry stays (Figure 5.3)",
-            "if self._holds(last):",
+            "if is_held:",
             "if False:",
         ),
         Mutant(
@@ -886,8 +886,8 @@ INSTALL = Target(
         ),
         Mutant(
             "a log goes on behind the snapshot",
-            "            core.raft_log.set_boundary(last)\n            core.membership.restore",
-            "            core.membership.restore",
+            "        core.raft_log.set_boundary(last)\n",
+            "",
         ),
         Mutant("entries that are covered are deleted", "core.compact(meta.index)", "pass"),
         Mutant(
@@ -897,8 +897,10 @@ INSTALL = Target(
         ),
         Mutant(
             "nothing of a dropped log's configuration stays",
-            "core.membership.reset(",
-            "core.membership.restore(",
+            "core.membership.reset(meta.configuration_index, meta.configuration)\n"
+            "            core.drop_log",
+            "core.membership.restore(meta.configuration_index, meta.configuration)\n"
+            "            core.drop_log",
         ),
         Mutant(
             "a user restore commits nothing by itself (departure 19)",

@@ -41,8 +41,8 @@ BUGS = (
             ),
             Change(
                 INSTALL,
-                "            core.fsm.restore(meta, may_go_back=own is not None)\n",
-                "            core.fsm.restore(meta)\n",
+                "        core.fsm.restore(meta, may_go_back=may_go_back)\n",
+                "        core.fsm.restore(meta)\n",
             ),
         ),
     ),
@@ -79,8 +79,8 @@ BUGS = (
         "the configuration of a snapshot is not taken over (hashicorp/raft #617, H20)",
         INSTALL,
         "            core.membership.reset(meta.configuration_index, meta.configuration)\n"
-        "        if goes_back:",
-        "            pass\n        if goes_back:",
+        "            core.drop_log(last)\n",
+        "            core.drop_log(last)\n",
     ),
     bug(
         "user restore at a used index",
