@@ -55,7 +55,8 @@ class Invariants:
         self._lock = threading.Lock()  # guards all below; nothing waits while holding it
         self.violations: list[str] = []
         self.leaders: dict[int, ServerID] = {}  # by term
-        self._acknowledged: dict[ServerID, tuple[EntryID, int]] = {}  # and to whom: the term
+        # What each server has acknowledged, by the term of the leader to whom.
+        self._acknowledged: dict[ServerID, dict[int, EntryID]] = {}
         self._votes: dict[tuple[ServerID, int], ServerID] = {}
         self._entries: dict[tuple[int, int], _Seen] = {}  # by index and term
         self._entry_terms: dict[int, int] = {NO_TERM: NO_INDEX}  # first index seen of each term
@@ -101,8 +102,8 @@ class Invariants:
     def acknowledged(self, node: ServerID, entry: EntryID, term: int) -> None:
         """Report that a server acknowledges entries, up to this one, to the leader of a term."""
         with self._lock:
-            former, _ = self._acknowledged.get(node, (NO_ENTRY, NO_TERM))
-            self._acknowledged[node] = (max(entry, former), term)
+            acknowledged = self._acknowledged.setdefault(node, {})
+            acknowledged[term] = max(entry, acknowledged.get(term, NO_ENTRY))
 
     def overruled(self, node: ServerID, term: int, last: EntryID) -> None:
         """Report that a server in `term` has cut its log back, so that it ends with `last`.
@@ -111,9 +112,10 @@ class Invariants:
         was not committed (§5.3).
         """
         with self._lock:
-            entry, acknowledged_in = self._acknowledged.get(node, (NO_ENTRY, NO_TERM))
-            if term > acknowledged_in:
-                self._acknowledged[node] = (min(entry, last), acknowledged_in)
+            acknowledged = self._acknowledged.get(node, {})
+            for earlier in acknowledged:
+                if earlier < term:
+                    acknowledged[earlier] = min(acknowledged[earlier], last)
 
     def decided(self, node: ServerID, term: int, last: EntryID) -> None:
         """Report the end of the log by which a server votes in a term, or asks for votes.
@@ -122,9 +124,10 @@ class Invariants:
         may help somebody to lead who lacks what was committed by that (§5.4.1).
         """
         with self._lock:
-            acknowledged, acknowledged_in = self._acknowledged.get(node, (NO_ENTRY, NO_TERM))
-            if last < acknowledged and acknowledged_in < term:
-                self.fail(f"vote: {node} decides by {last}, but has acknowledged {acknowledged}")
+            acknowledged = self._acknowledged.get(node, {})
+            most = max((acknowledged[t] for t in acknowledged if t < term), default=NO_ENTRY)
+            if last < most:
+                self.fail(f"vote: {node} decides by {last}, but has acknowledged {most}")
 
     def recorded(self, node: ServerID, before: Vote, after: Vote) -> None:
         """Report that a vote record replaces another: no term and no vote is taken back."""

@@ -191,6 +191,19 @@ def test_a_vote_by_a_log_that_lacks_what_was_acknowledged_is_found(invariants):
     assert found.startswith("vote: a decides by ")
 
 
+def test_what_a_later_leader_hears_of_is_not_all_that_was_acknowledged_before(invariants):
+    """It may cut back what comes behind, before it is told of anything there."""
+    invariants.acknowledged("a", EntryID(2, 9), 2)
+    invariants.acknowledged("a", EntryID(1, 6), 3)
+    invariants.overruled("a", 3, EntryID(1, 8))
+    invariants.decided("a", 4, EntryID(1, 8))
+    assert invariants.violations == []
+
+    invariants.decided("a", 4, EntryID(1, 7))
+
+    assert len(invariants.violations) == 1
+
+
 def test_a_vote_by_a_log_that_a_later_leader_has_cut_back_is_none(invariants):
     invariants.acknowledged("a", EntryID(2, 9), 2)
     invariants.overruled("a", 3, EntryID(1, 6))

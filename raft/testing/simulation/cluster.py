@@ -228,12 +228,15 @@ class ServerWitness(Witness):
         server = self._servers[server_id]
         if server.node is None:
             return ""
-        used = server.node._core.membership.latest_index
+        core = server.node._core
+        used = core.membership.latest_index
         log, snapshots = server.disk.content.logs.get(used), server.disk.content.snapshots.values()
         if used < index:
             return f"uses the configuration of entry {used}, and has that of {index}"
         if log is None:
             is_there = used == NO_INDEX or any(meta.index >= used for meta, _ in snapshots)
+            # Known to be committed, and given up on disk behind a spoiled entry.
+            is_there |= not core.damage.is_whole() and used <= core.state.commit_index
         else:
             is_there = log.type is LogType.CONFIGURATION or not log.is_intact()
         return "" if is_there else f"uses the configuration of entry {used}, which it has not"

@@ -21,8 +21,9 @@ class Tasks(Protocol):
 
     def current_task(self) -> Any: ...
     def pause(self) -> None: ...
-    def park(self, what: object, timeout: float | None = None) -> bool: ...
-    def world_seconds(self, timeout: float | None) -> float | None: ...
+    def park(
+        self, what: object, timeout: float | None = None, *, by_clock: bool = False
+    ) -> bool: ...
     def wake(self, task: Any, what: object) -> bool: ...
     def wait_for_another(self, task: Any, what: object) -> None: ...
     def pick(self, count: int) -> int: ...
@@ -50,7 +51,7 @@ class SimLock:
             return False
         task = tasks.current_task()
         self._waiters.append(task)
-        if tasks.park(self, tasks.world_seconds(None if timeout < 0 else timeout)):
+        if tasks.park(self, None if timeout < 0 else timeout, by_clock=True):
             return True
         if task in self._waiters:
             self._waiters.remove(task)
@@ -126,7 +127,7 @@ class SimCondition:
         task = self._tasks.current_task()
         self._waiters.append(task)
         self._lock.hand_over()
-        if self._tasks.park(self, self._tasks.world_seconds(timeout)):
+        if self._tasks.park(self, timeout, by_clock=True):
             return True  # the lock was handed over with the wake-up
         if task in self._waiters:
             self._waiters.remove(task)
@@ -180,8 +181,7 @@ class SimEvent:
         if not self._flag:
             task = self._tasks.current_task()
             self._waiters.append(task)
-            seconds = self._tasks.world_seconds(timeout)
-            if not self._tasks.park(self, seconds) and task in self._waiters:
+            if not self._tasks.park(self, timeout, by_clock=True) and task in self._waiters:
                 self._waiters.remove(task)
         return self._flag
 
@@ -226,19 +226,21 @@ class SimQueue:
         return item
 
     def _until(self, timeout: float | None) -> float | None:
-        """Return when a wait ends, in virtual time."""
-        if timeout is None:
-            return None
-        return self._tasks.now + (self._tasks.world_seconds(timeout) or 0.0)
+        """Return when a wait ends, by the clock of the running process."""
+        return None if timeout is None else self._now() + timeout
+
+    def _now(self) -> float:
+        now: float = self._tasks.current_task().process.monotonic()
+        return now
 
     def _wait(self, until: float | None) -> bool:
         """Wait for a change; False when there is no time left."""
-        left = None if until is None else until - self._tasks.now
+        left = None if until is None else until - self._now()
         if left is not None and left <= 0:
             return False
         task = self._tasks.current_task()
         self._waiters.append(task)
-        if not self._tasks.park(self, left):
+        if not self._tasks.park(self, left, by_clock=True):
             self._waiters.remove(task)
         return True
 

@@ -30,7 +30,7 @@ _STALL_CHANCE = 0.002  # that a switch point takes time, as if the machine were 
 _LONGEST_STALL = 0.02  # seconds
 _MOST_STEPS = 1_000_000  # switch points without progress of time before a run counts as stuck
 _NOTES_KEPT = 400
-_CLOCK_GRAIN = 1e-9  # seconds that a timer of a skewed clock is late, so that it has passed by then
+_CLOCK_GRAIN = 1e-9  # seconds that a timer by a clock is late, so that it has passed by then
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class SimTask:
     """One simulated thread."""
 
     __slots__ = (
+        "ends_by_clock",
         "greenlet",
         "is_done",
         "joiners",
@@ -76,6 +77,7 @@ class SimTask:
         self.greenlet = run
         self.tag = name.encode()
         self.ticket = 0  # of the wait under way; a timer of an earlier wait is stale
+        self.ends_by_clock: float | None = None  # when, if the process's clock keeps its speed
         self.waiting_for: object | None = None
         self.woken = False
         self.is_done = False
@@ -91,8 +93,7 @@ class SimTask:
         if not self.is_done:
             me = scheduler.current_task()
             self.joiners.append(me)
-            seconds = scheduler.world_seconds(timeout)
-            if not scheduler.park(self, seconds) and me in self.joiners:
+            if not scheduler.park(self, timeout, by_clock=True) and me in self.joiners:
                 self.joiners.remove(me)
 
     def is_alive(self) -> bool:
@@ -267,25 +268,35 @@ class Scheduler:
         """Have the running task wait."""
         self.park("time to pass", seconds)
 
-    def park(self, what: object, timeout: float | None = None) -> bool:
-        """Have the running task wait until it is woken; False when the timeout came first."""
+    def park(self, what: object, timeout: float | None = None, *, by_clock: bool = False) -> bool:
+        """Have the running task wait until it is woken; False when the timeout came first.
+
+        The timeout is in virtual time, or by the clock of the task's process.
+        """
         if self._is_over:
             raise TaskKilled
         task = self.current_task()
         task.ticket += 1
         task.waiting_for = what
         task.woken = False
+        task.ends_by_clock = None
         if timeout is not None:
-            self._timers.push(self.now + max(timeout, 0.0), task, task.ticket)
+            moment = self.now + max(timeout, 0.0)
+            if by_clock:
+                moment = self.now + max(timeout, 0.0) / task.process.rate + _CLOCK_GRAIN
+                task.ends_by_clock = moment
+            self._timers.push(moment, task, task.ticket)
         self._dispatch()
         return task.woken
 
-    def world_seconds(self, timeout: float | None) -> float | None:
-        """Return how long a timeout by the clock of the running process takes in the world."""
-        rate = self.current_task().process.rate
-        if timeout is None or rate == 1.0:
-            return timeout
-        return timeout / rate + _CLOCK_GRAIN
+    def stretch_waits(self, process: SimRuntime, factor: float) -> None:
+        """Have what is left of a process's waits take so many times as long: its clock did that."""
+        for task in self._tasks:
+            if task.process is process and task.ends_by_clock is not None:
+                left = max(task.ends_by_clock - self.now, 0.0)
+                task.ticket += 1
+                task.ends_by_clock = self.now + left * factor + _CLOCK_GRAIN
+                self._timers.push(task.ends_by_clock, task, task.ticket)
 
     def wake(self, task: SimTask, what: object) -> bool:
         """Make a task runnable that waits for `what`; False when it does so no longer."""
@@ -296,6 +307,7 @@ class Scheduler:
 
     def _wake(self, task: SimTask, *, in_time: bool) -> None:
         task.waiting_for = None
+        task.ends_by_clock = None
         task.woken = in_time
         task.ticket += 1
         self._ready.append(task)
@@ -308,6 +320,7 @@ class Scheduler:
         """Have a waiting task wait for something else instead, without a timeout."""
         task.ticket += 1
         task.waiting_for = what
+        task.ends_by_clock = None
 
     def call_later(self, delay: float, action: Callable[[], None]) -> None:
         """Call something after a while, on no task: it must not wait."""
@@ -449,10 +462,8 @@ class SimRuntime:
         return self._uptime + _START + (self.scheduler.now - _START) * self.rate
 
     def set_rate(self, rate: float) -> None:
-        """Let the monotonic clock run at another speed from now on; it does not jump.
-
-        What waits already does so until the moment that the old speed has given.
-        """
+        """Let the monotonic clock run at another speed from now on; it does not jump."""
+        self.scheduler.stretch_waits(self, self.rate / rate)
         self._uptime = self.monotonic() - _START - (self.scheduler.now - _START) * rate
         self.rate = rate
 

@@ -76,7 +76,7 @@ class Call:
     def wait(self, timeout: float) -> Response:
         """Return the answer or raise it; the timeout is by the clock of the process."""
         if not self.is_over():
-            self._scheduler.park(self, self._scheduler.world_seconds(timeout))
+            self._scheduler.park(self, timeout, by_clock=True)
         if self._error is not None:
             raise self._error
         if self._answer is None:
