@@ -91,8 +91,12 @@ class FsmRunner:
         """Have everything up to an index applied, and these callers answered as it is."""
         with self._changed:
             self._commit_index = max(self._commit_index, upto)
-            self._pending.update(applies)
+            poison = self.poison
+            if poison is None:
+                self._pending.update(applies)
             self._changed.notify()
+        if poison is not None:
+            _fail_unrestored([apply for _, apply in applies], poison)
 
     def restore(self, meta: SnapshotMeta, *, may_go_back: bool = True) -> None:
         """Have the FSM take over a snapshot that is durable; what is older is skipped.
@@ -289,12 +293,14 @@ class FsmRunner:
         with self._changed:
             self.poison = error
             self._fail_readers(SnapshotError(f"the FSM could not be restored: {error}"))
+            pending, self._pending = self._pending, {}
             self._retry.failures += 1
             if self._restore is meta:
                 self._restore = another
             self._retry.at = self._runtime.monotonic() + backoff(
                 _RESTORE_RETRY_BASE, self._retry.failures, _RESTORE_RETRY_CAP
             )
+        _fail_unrestored(list(pending.values()), error)
         self._on_poisoned(error)
 
     def _another_snapshot(self) -> SnapshotMeta | None:
@@ -378,3 +384,10 @@ class FsmRunner:
                 apply.fail(answer.error)
             else:
                 apply.succeed(answer)
+
+
+def _fail_unrestored(applies: Sequence[Apply], poison: BaseException) -> None:
+    """Answer callers whose entries are committed and cannot be applied here for now."""
+    error = LeadershipLostError(f"the FSM could not be restored: {poison!r}")
+    for apply in applies:
+        apply.fail(error)

@@ -165,6 +165,21 @@ def test_a_restore_that_fails_poisons():
     assert node.crashes == []
 
 
+def test_a_restore_that_fails_keeps_no_caller_waiting():
+    """Their entries are committed; when one of the retries succeeds nobody can say."""
+    node = node_with(3, Broken())
+    before, after = waiting(3), waiting(4)
+    meta = write_snapshot(node, 2, 1, commands=1)
+
+    node.core.fsm.restore(meta)
+    node.core.fsm.commit(3, [before])
+    node.runtime.run()
+    node.core.fsm.commit(4, [after])
+
+    assert isinstance(before[1].future.error(0), LeadershipLostError)
+    assert isinstance(after[1].future.error(0), LeadershipLostError)
+
+
 def test_a_poisoned_fsm_applies_nothing_and_is_not_captured():
     """Departure 9."""
     node = node_with(5, Broken())
