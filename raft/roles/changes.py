@@ -11,7 +11,12 @@ from raft.engine.commitment import Commitment
 from raft.engine.core import Core
 from raft.engine.inbox import Apply, ChangeConfiguration, ChangeKind
 from raft.engine.membership import next_configuration
-from raft.errors import CatchUpError, EnqueueTimeoutError, RaftError
+from raft.errors import (
+    CatchUpError,
+    EnqueueTimeoutError,
+    RaftError,
+    ShutdownOutcomeUnknownError,
+)
 from raft.futures import IndexFuture
 from raft.roles.peers import Peers
 from raft.runtime import Deadline
@@ -65,8 +70,13 @@ class Changes:
             message = self._queue.popleft()
             if message.deadline.is_over():
                 message.fail(EnqueueTimeoutError("timed out waiting for a stable configuration"))
-            else:
+                continue
+            try:
                 self._begin(message)
+            except Exception as error:
+                # The node halts, perhaps on behalf of another message: this one is in no queue.
+                message.fail(ShutdownOutcomeUnknownError(f"the node failed on this: {error!r}"))
+                raise
 
     def expire(self) -> None:
         """Give up what waited for too long."""

@@ -196,14 +196,13 @@ class Leader(Role):
         core, waiting = self.core, self.inflight.entries
         began = self.inflight.begin()
         now = core.runtime.wall_time_ns()
-        index = core.raft_log.last_index()
+        first = core.raft_log.last_index() + 1
+        waiting.extend(enumerate(applies, first))  # first: whatever fails, all are answered
         logs = []
-        for apply in applies:
-            index += 1
+        for index, apply in enumerate(applies, first):
             content = (index, self.term, apply.type, apply.data, apply.extensions, now)
             logs.append(Log(*content, log_checksum(*content)))
             apply.future.set_index(index)
-            waiting.append((index, apply))
         core.raft_log.append(logs)
         self.peers.kick()  # first: theirs is the longer way
         if self.tail_write is None or self.tail_write.begun:

@@ -1,11 +1,13 @@
 """New voters that catch up before they vote (thesis 4.2.1); other changes: test_leader."""
 
+import raft.roles.changes
 from raft.engine.inbox import ChangeKind, NewerTermSeen
 from raft.errors import (
     CatchUpError,
     ConfigurationChangedError,
     EnqueueTimeoutError,
     LeadershipLostError,
+    OutcomeUnknownError,
 )
 from raft.testing.script import servers
 from raft.types import ServerSuffrage
@@ -242,3 +244,18 @@ def test_a_promotion_is_not_given_up_for_the_callers_timeout():
     leader.runtime.advance(0.05)
 
     assert promoted.error(0) is None
+
+
+def test_a_change_that_waited_and_breaks_the_node_is_answered(monkeypatch):
+    leader = bench()
+    leader.storing = set()
+    leader.change(ChangeKind.ADD_NONVOTER, "n5", "n5:1")
+    waiting = leader.change(ChangeKind.ADD_NONVOTER, "n6", "n6:1")
+
+    def out_of_memory(_):
+        raise MemoryError
+
+    monkeypatch.setattr(raft.roles.changes, "encode_configuration", out_of_memory)
+    leader.store("n2", "n3")
+
+    assert isinstance(waiting.error(0), OutcomeUnknownError)

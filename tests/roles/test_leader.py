@@ -2,7 +2,9 @@
 
 import pytest
 
+import raft.roles.leader
 from raft.engine.inbox import (
+    Apply,
     Bootstrap,
     ChangeConfiguration,
     ChangeKind,
@@ -16,10 +18,11 @@ from raft.errors import (
     InvalidConfigurationError,
     LeadershipLostError,
     NotLeaderError,
+    OutcomeUnknownError,
     ShutdownOutcomeUnknownError,
     StorageFailedError,
 )
-from raft.futures import Future
+from raft.futures import ApplyFuture, Future
 from raft.messages import (
     AppendEntriesRequest,
     AppendEntriesResponse,
@@ -869,3 +872,21 @@ def test_a_process_that_did_not_run_and_is_alone_steps_down_after_one_lease():
     bench.runtime.advance(0.25)
 
     assert not bench.is_leading()
+
+
+# ---- what breaks in the middle ----
+
+
+def test_a_batch_that_breaks_the_node_leaves_no_caller_behind(monkeypatch):
+    bench = Bench()
+    applies = [Apply(LogType.COMMAND, b"%d" % n, b"", ApplyFuture(bench.node.host)) for n in (1, 2)]
+
+    def out_of_memory(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(raft.roles.leader, "log_checksum", out_of_memory)
+    for apply in applies:
+        bench.core.inbox.submit(apply, Deadline(bench.runtime, None))
+    bench.runtime.run()
+
+    assert all(isinstance(a.future.error(0), OutcomeUnknownError) for a in applies)
