@@ -57,6 +57,7 @@ from raft.types import (
     ServerAddress,
     ServerID,
     SnapshotMeta,
+    check_type,
 )
 
 _ROLES: dict[RaftState, type[Role]] = {
@@ -217,6 +218,7 @@ class Raft:
             count(self._core.metrics, _CALLS[kind])
         if not isinstance(data, bytes):
             raise TypeError(f"a command is bytes, not {type(data).__name__}: encode it first")
+        check_type("extensions", extensions, bytes)
         future = ApplyFuture(self._host)
         limit = self._config.max_command_bytes
         if len(data) + len(extensions) > limit:

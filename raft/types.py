@@ -219,3 +219,9 @@ def check_configuration(configuration: Configuration) -> None:
         addresses.add(server.address)
     if not configuration.voters():
         raise ValueError(f"need at least one voter in configuration: {configuration}")
+
+
+def check_type(name: str, value: object, wanted: type) -> None:
+    """Raise `TypeError` for an argument of another type, before a thread of a node meets it."""
+    if not isinstance(value, wanted):
+        raise TypeError(f"{name} must be {wanted.__name__}, not {type(value).__name__}")

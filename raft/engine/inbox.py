@@ -16,7 +16,14 @@ from raft.errors import EnqueueTimeoutError, LogCorruptError, ShutdownNotApplied
 from raft.futures import Future, IndexFuture
 from raft.messages import RPC, SnapshotReader
 from raft.runtime import Deadline, Runtime
-from raft.types import Configuration, LogType, ServerAddress, ServerID, SnapshotMeta
+from raft.types import (
+    Configuration,
+    LogType,
+    ServerAddress,
+    ServerID,
+    SnapshotMeta,
+    check_type,
+)
 
 # ---- what clients ask ----
 
@@ -72,6 +79,11 @@ class ChangeConfiguration:
     deadline: Deadline
     catch_up: bool = False  # a new voter enters as a non-voter, and waits until it has the log
 
+    def __post_init__(self) -> None:
+        check_type("server_id", self.server_id, str)
+        check_type("address", self.address, str)
+        check_type("prev_index", self.prev_index, int)
+
     def fail(self, error: BaseException) -> None:
         """Answer the caller with an error."""
         self.future.fail(error)
@@ -120,6 +132,10 @@ class TransferLeadership:
     address: ServerAddress
     future: Future[None]
 
+    def __post_init__(self) -> None:
+        check_type("server_id", self.server_id, str)
+        check_type("address", self.address, str)
+
     def fail(self, error: BaseException) -> None:
         """Answer the caller with an error."""
         self.future.fail(error)
@@ -132,6 +148,9 @@ class UserRestore:
     meta: SnapshotMeta
     reader: SnapshotReader
     future: IndexFuture[None]
+
+    def __post_init__(self) -> None:
+        check_type("meta", self.meta, SnapshotMeta)
 
     def fail(self, error: BaseException) -> None:
         """Answer the caller with an error."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import as_completed, wait
 from pathlib import Path
 from typing import Any, ClassVar
@@ -230,6 +231,30 @@ def test_futures_work_with_the_standard_library() -> None:
 def test_a_command_that_is_no_bytes_is_a_type_error() -> None:
     with Cluster(1) as cluster, pytest.raises(TypeError, match="bytes"):
         cluster.leader().node.apply("text")  # type: ignore[arg-type] # that is the point
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda node: node.apply_log(Log(0, 0, data=b"x", extensions="text")),
+        lambda node: node.add_voter("n2", "n2:1", None),
+        lambda node: node.add_voter(["n2"], "n2:1", catch_up=True),
+        lambda node: node.remove_server("n1", "3"),
+        lambda node: node.leadership_transfer_to_server("n2", None),
+        lambda node: node.restore(None, None),
+    ],
+)
+def test_what_is_of_another_type_is_refused_in_the_callers_thread(
+    call: Callable[[Any], object],
+) -> None:
+    with Cluster(1) as cluster:
+        node = cluster.leader().node
+
+        with pytest.raises(TypeError):
+            call(node)
+
+        node.apply(b"x").result(ANSWER)
+        assert node.failure is None
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # that a fork is risky
