@@ -58,6 +58,7 @@ class Changes:
         self._may_change = may_change
         self._queue: deque[ChangeConfiguration] = deque()
         self._catching_up: dict[ServerID, _CatchUp] = {}
+        self._promotions: deque[ChangeConfiguration] = deque()  # of who has caught up; go first
 
     def add(self, message: ChangeConfiguration) -> None:
         """Queue a change; it is made when the configuration is stable."""
@@ -66,8 +67,8 @@ class Changes:
 
     def advance(self) -> None:
         """Make the next changes, as far as the one before is committed."""
-        while self._queue and self._may_change():
-            message = self._queue.popleft()
+        while (self._promotions or self._queue) and self._may_change():
+            message = self._next()
             if message.deadline.is_over():
                 message.fail(EnqueueTimeoutError("timed out waiting for a stable configuration"))
                 continue
@@ -77,6 +78,14 @@ class Changes:
                 # The node halts, perhaps on behalf of another message: this one is in no queue.
                 message.fail(ShutdownOutcomeUnknownError(f"the node failed on this: {error!r}"))
                 raise
+
+    def _next(self) -> ChangeConfiguration:
+        """Take the next change out; who is promoted stays where it has moved to meanwhile."""
+        if not self._promotions:
+            return self._queue.popleft()
+        message = self._promotions.popleft()
+        server = self._core.membership.latest.server(message.server_id)
+        return message if server is None else replace(message, address=server.address)
 
     def expire(self) -> None:
         """Give up what waited for too long."""
@@ -105,6 +114,8 @@ class Changes:
     def abandon(self, refusal: RaftError, loss: RaftError) -> None:
         """Answer everything: leadership is over. A server that was catching up is a non-voter."""
         self.refuse_all(refusal)
+        while self._promotions:
+            self._promotions.popleft().fail(loss)
         for entry in self._catching_up.values():
             entry.message.fail(loss)
         self._catching_up.clear()
@@ -186,7 +197,7 @@ class Changes:
                 deadline=Deadline(self._core.runtime, None),
                 catch_up=False,
             )
-            self._queue.appendleft(promotion)
+            self._promotions.append(promotion)
             self.advance()
         elif entry.rounds == _MOST_ROUNDS:
             self._give_up(server_id, "is too slow to catch up")

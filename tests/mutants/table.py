@@ -656,8 +656,8 @@ CHANGES = Target(
     (
         Mutant(
             "one change at a time (§4.1)",
-            "while self._queue and self._may_change():",
-            "while self._queue:",
+            "while (self._promotions or self._queue) and self._may_change():",
+            "while self._promotions or self._queue:",
         ),
         Mutant(
             "a change whose time is over is not made",
@@ -721,7 +721,7 @@ CHANGES = Target(
         ),
         Mutant(
             "a promotion comes before the changes that wait",
-            "self._queue.appendleft(promotion)",
+            "self._promotions.append(promotion)",
             "self._queue.append(promotion)",
         ),
         Mutant("a promotion needs no catching up", "catch_up=False,", "catch_up=True,"),
@@ -749,6 +749,16 @@ CHANGES = Target(
             "who was let in already learns that its outcome is unknown",
             "entry.message.fail(loss)",
             "entry.message.fail(refusal)",
+        ),
+        Mutant(
+            "so does who waits for its promotion",
+            "self._promotions.popleft().fail(loss)",
+            "self._promotions.popleft().fail(refusal)",
+        ),
+        Mutant(
+            "who is promoted stays where it has moved to",
+            "replace(message, address=server.address)",
+            "message",
         ),
         Mutant(
             "whoever only waits is refused at the end",

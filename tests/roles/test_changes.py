@@ -7,6 +7,8 @@ from raft.errors import (
     ConfigurationChangedError,
     EnqueueTimeoutError,
     LeadershipLostError,
+    LeadershipTransferInProgressError,
+    NotLeaderError,
     OutcomeUnknownError,
 )
 from raft.testing.script import servers
@@ -259,3 +261,40 @@ def test_a_change_that_waited_and_breaks_the_node_is_answered(monkeypatch):
     leader.store("n2", "n3")
 
     assert isinstance(waiting.error(0), OutcomeUnknownError)
+
+
+def test_a_promotion_that_waits_is_no_change_without_effect_when_leadership_ends():
+    """Its server is in the configuration already, as a non-voter."""
+    leader = bench()
+    promoted, last = caught_up_while_another_change_is_under_way(leader)
+
+    leader.core.inbox.post(NewerTermSeen(TERM, TERM + 1))
+    leader.runtime.run()
+
+    assert isinstance(promoted.error(0), LeadershipLostError)
+    assert isinstance(last.error(0), NotLeaderError)
+
+
+def test_a_promotion_outlives_a_transfer_that_fails():
+    leader = bench()
+    promoted, last = caught_up_while_another_change_is_under_way(leader)
+
+    leader.transfer("n2", "n2:1")
+    assert isinstance(last.error(0), LeadershipTransferInProgressError)
+    leader.runtime.advance(0.1)  # an election timeout
+    leader.store("n2", "n3", "n4")
+    leader.runtime.advance(0.05)
+
+    assert promoted.error(0) is None
+
+
+def test_who_has_moved_meanwhile_is_promoted_where_it_is():
+    leader = bench()
+    future = add(leader)
+    leader.change(ChangeKind.ADD_NONVOTER, "n4", "n4:2").result(0)
+
+    leader.store("n4")
+    leader.runtime.advance(0.01)
+
+    assert future.error(0) is None
+    assert leader.core.membership.latest.server("n4").address == "n4:2"
