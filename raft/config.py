@@ -21,6 +21,7 @@ MAX_COMMAND_BYTES = 32 * MIB
 
 _SHORTEST_TIMEOUT = 0.005  # the original's floor for heartbeat, election, lease and snapshots
 _SHORTEST_COMMIT_TIMEOUT = 0.001
+_LONGEST_DURATION = 1e9  # seconds, 31 years; some platforms cannot wait much longer at once
 _MOST_APPEND_ENTRIES = 1024
 
 
@@ -174,6 +175,22 @@ def _too_short(c: Config) -> list[tuple[bool, str]]:
     ]
 
 
+def _too_long(c: Config) -> list[tuple[bool, str]]:
+    durations = (
+        ("heartbeat_timeout", c.heartbeat_timeout),
+        ("election_timeout", c.election_timeout),
+        ("commit_timeout", c.commit_timeout),
+        ("snapshot_interval", c.snapshot_interval),
+        ("leader_lease_timeout", c.leader_lease_timeout),
+        ("disk_stall_timeout", c.disk_stall_timeout),
+        ("shutdown_timeout", c.shutdown_timeout),
+    )
+    return [
+        (value > _LONGEST_DURATION, f"{name} is too long: at most {_LONGEST_DURATION:.0f} s")
+        for name, value in durations
+    ]
+
+
 def _own_faults(c: Config) -> list[tuple[bool, str]]:
     """Return the checks of the fields that the original does not have."""
     positive = (
@@ -194,11 +211,20 @@ def _own_faults(c: Config) -> list[tuple[bool, str]]:
             c.metrics is not None and not isinstance(c.metrics, MetricsSink),
             "metrics is no MetricsSink: it needs set_gauge, incr_counter and add_sample",
         ),
+        (
+            c.notify_ch is not None and not isinstance(c.notify_ch, LatestValue),
+            "notify_ch is no LatestValue: a queue could make consensus wait for its reader",
+        ),
+        *_too_long(c),
         *((not value > 0, f"{name} must be greater than 0") for name, value in positive),
         *((value < 0, f"{name} cannot be negative") for name, value in not_negative),
         (
             c.max_command_bytes > MAX_COMMAND_BYTES,
             f"max_command_bytes is too large: at most {MAX_COMMAND_BYTES} (32 MiB)",
+        ),
+        (
+            c.max_append_bytes > MAX_COMMAND_BYTES,
+            f"max_append_bytes is too large: at most {MAX_COMMAND_BYTES} (32 MiB)",
         ),
         (
             c.max_pending_bytes < c.max_command_bytes,

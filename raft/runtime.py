@@ -137,13 +137,18 @@ THREADS: Runtime = ThreadRuntime()
 """The runtime used when none is given."""
 
 
+_LONGEST_WAIT = 1e9  # seconds, 31 years; platforms differ in how much longer they can wait
+
+
 class Deadline:
-    """A moment on a runtime's monotonic clock; `timeout=None` is no limit."""
+    """A moment on a runtime's monotonic clock; `timeout=None` is no limit, nor are decades."""
 
     __slots__ = ("_runtime", "at")
 
     def __init__(self, runtime: Runtime, timeout: float | None) -> None:
         self._runtime = runtime
+        if timeout is not None and timeout > _LONGEST_WAIT:
+            timeout = None
         self.at = None if timeout is None else runtime.monotonic() + timeout
 
     def remaining(self) -> float | None:

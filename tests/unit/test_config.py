@@ -1,4 +1,5 @@
 import math
+import queue
 
 import pytest
 
@@ -56,7 +57,14 @@ FAULTS = [
     ({"recent_log_bytes": -1}, "recent_log_bytes"),
     ({"snapshot_send_rate": -1}, "snapshot_send_rate"),
     ({"max_command_bytes": 32 * MIB + 1}, "max_command_bytes is too large"),
+    ({"max_append_bytes": 32 * MIB + 1}, "max_append_bytes is too large"),
     ({"max_pending_bytes": 8 * MIB - 1}, "max_pending_bytes"),
+    ({"snapshot_interval": math.inf}, "snapshot_interval is too long"),
+    ({"election_timeout": 1e10}, "election_timeout is too long"),
+    ({"commit_timeout": math.inf}, "commit_timeout is too long"),
+    ({"shutdown_timeout": math.inf}, "shutdown_timeout is too long"),
+    ({"disk_stall_timeout": math.inf}, "disk_stall_timeout is too long"),
+    ({"notify_ch": queue.Queue(1)}, "notify_ch is no LatestValue"),
 ]
 
 
@@ -93,6 +101,8 @@ def test_each_fault_is_named(change, message):
         {"snapshot_interval": 0.005},
         {"trailing_logs": 0, "snapshot_threshold": 0, "recent_log_bytes": 0},
         {"max_command_bytes": 32 * MIB},
+        {"max_append_bytes": 32 * MIB},
+        {"snapshot_interval": 1e9, "shutdown_timeout": 1e9},
         {"max_command_bytes": MIB, "max_pending_bytes": MIB},
     ],
 )

@@ -1,3 +1,4 @@
+import math
 import random
 import subprocess
 import sys
@@ -37,6 +38,10 @@ def test_no_timeout_is_no_limit():
     runtime.advance(1e9)
 
     assert (deadline.remaining(), deadline.is_over()) == (None, False)
+
+
+def test_a_deadline_that_no_platform_can_wait_for_is_none():
+    assert Deadline(THREADS, math.inf).remaining() is None
 
 
 @pytest.mark.parametrize(("chance", "expected"), [(0.0, 2.0), (0.5, 3.0), (0.999, 3.998)])
