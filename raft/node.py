@@ -34,6 +34,7 @@ from raft.errors import (
     CommandTooLargeError,
     EnqueueTimeoutError,
     LeadershipTransferError,
+    OutcomeUnknownError,
     RaftError,
     ShutdownNotAppliedError,
 )
@@ -65,8 +66,6 @@ _ROLES: dict[RaftState, type[Role]] = {
     RaftState.CANDIDATE: Candidate,
     RaftState.LEADER: Leader,
 }
-
-
 _CALLS = {LogType.COMMAND: "raft.apply", LogType.BARRIER: "raft.barrier"}  # metrics
 
 
@@ -258,6 +257,9 @@ class Raft:
             core.inbox.submit(message, deadline)
         except RaftError as error:
             message.fail(error)
+        except BaseException:  # a signal handler's: the caller gets no future, but his bytes back
+            message.fail(OutcomeUnknownError("interrupted while it was handed over"))
+            raise
 
     def _leads_not(self) -> bool:
         """Tell whether requests of the leader's are refused here; a node shut down says so."""

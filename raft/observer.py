@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 from raft.messages import RequestPreVoteRequest, RequestVoteRequest
@@ -153,17 +154,20 @@ class Events:
     def _run_one(self, callback: Callable[[], None]) -> None:
         try:
             callback()
-        except Exception:  # noqa: BLE001 - user code: report, go on with the next
+        except (Exception, SystemExit):  # noqa: BLE001 - user code: report, go on
             _log.exception("callback or observer failed")
 
     def _deliver(self, observation: Observation) -> None:
         with self._changed:
             observers = list(self._observers)
         for observer in observers:
-            if observer.filter is not None and not observer.filter(observation):
-                continue
-            if observer.channel is not None:
-                self._put(observer, observer.channel, observation)
+            self._run_one(partial(self._tell, observer, observation))
+
+    def _tell(self, observer: Observer, observation: Observation) -> None:
+        if observer.filter is not None and not observer.filter(observation):
+            return
+        if observer.channel is not None:
+            self._put(observer, observer.channel, observation)
 
     def _put(
         self, observer: Observer, channel: Queue[Observation], observation: Observation
@@ -172,12 +176,16 @@ class Events:
             try:
                 channel.put(observation, observer.blocking, _ESCAPE_PERIOD)
             except QueueFull:
-                if observer.blocking and not self._closed:
-                    continue
+                if observer.blocking and self._is_registered(observer):
+                    continue  # one taken off the list has nobody left who reads
                 observer.dropped += 1
             else:
                 observer.observed += 1
             return
+
+    def _is_registered(self, observer: Observer) -> bool:
+        with self._changed:
+            return not self._closed and any(o is observer for o in self._observers)
 
 
 class LatestValue:

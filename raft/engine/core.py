@@ -28,8 +28,8 @@ from raft.errors import (
     LogGapError,
     NotLeaderError,
     RaftInternalError,
-    RaftShutdownError,
     ShutdownNotAppliedError,
+    ShutdownOutcomeUnknownError,
     StorageFailedError,
 )
 from raft.interfaces import LogStore, SnapshotStore, StableStore, Transport
@@ -46,8 +46,11 @@ from raft.types import (
 )
 
 
-class StoppingError(RaftShutdownError):
-    """Unwinds the main thread out of a wait for its disk, when the node is being shut down."""
+class StoppingError(ShutdownOutcomeUnknownError):
+    """Unwinds the main thread out of a wait for its disk, when the node is being shut down.
+
+    The write may still happen: that is what a caller whose request it was is told.
+    """
 
 
 class NodeLogger(logging.LoggerAdapter[logging.Logger]):

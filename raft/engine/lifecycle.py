@@ -51,7 +51,7 @@ class Lifecycle:
         self._closer: Task | None = None
         self._is_down = False
         self.failure: BaseException | None = None
-        core.threads.on_crash = self._crashed
+        core.threads.on_crash = self._event_threads.on_crash = self._crashed
         core.request_shutdown = self.begin_shutdown
 
     def start(self, run_main: Callable[[], None]) -> None:
@@ -139,8 +139,7 @@ class Lifecycle:
         deadline = Deadline(core.runtime, core.config.shutdown_timeout)
         core.main_ended.wait(deadline.remaining())
         core.become(RaftState.SHUTDOWN)
-        if isinstance(core.transport, WithClose):
-            core.transport.close()
+        self._close_transport()
         core.fsm.stop()
         self._snapshotter.stop()
         core.disk.stop()
@@ -156,3 +155,11 @@ class Lifecycle:
             _log.error(
                 "threads do not end node=%s threads=%s", core.local_id, ", ".join(sorted(stuck))
             )
+
+    def _close_transport(self) -> None:
+        transport = self._core.transport
+        try:
+            if isinstance(transport, WithClose):
+                transport.close()
+        except Exception:  # noqa: BLE001 - foreign code: the rest of the node ends all the same
+            _log.exception("closing the transport failed node=%s", self._core.local_id)

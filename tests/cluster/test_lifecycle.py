@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from raft import (
     CantBootstrapError,
     Configuration,
     NotVoterError,
+    OutcomeUnknownError,
     RaftShutdownError,
     RaftState,
     ServerSuffrage,
@@ -153,3 +156,38 @@ def test_bootstrapping_with_something_else_than_a_configuration_is_refused_at_on
             node.bootstrap_cluster([cluster["n1"].server()])  # type: ignore[arg-type]
 
         assert node.state() is RaftState.FOLLOWER
+
+
+def test_a_transport_that_fails_to_close_keeps_no_thread_and_no_caller() -> None:
+    with Cluster(1) as cluster:
+        member = cluster.leader()
+        close = member.transport.close
+
+        def fail() -> None:
+            close()
+            raise OSError("the socket is gone")
+
+        member.transport.close = fail  # type: ignore[method-assign]
+        cluster.stop(member)
+
+        assert [t.name for t in threading.enumerate() if t.name.startswith("raft-")] == []
+
+
+def test_a_bootstrap_that_shutdown_interrupts_may_or_may_not_have_happened() -> None:
+    with Cluster(1, bootstrap=False) as cluster:
+        member = cluster["n1"]
+        begun, door, write = threading.Event(), threading.Event(), member.stable.set
+
+        def slow(key: bytes, value: bytes) -> None:
+            begun.set()
+            door.wait(ANSWER)
+            write(key, value)
+
+        member.stable.set = slow  # type: ignore[method-assign]
+        future = member.node.bootstrap_cluster(Configuration([member.server()]))
+        assert begun.wait(ANSWER)
+        down = member.node.shutdown()
+
+        assert isinstance(future.error(ANSWER), OutcomeUnknownError)
+        door.set()
+        down.result(ANSWER)

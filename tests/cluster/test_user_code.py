@@ -212,6 +212,39 @@ def test_a_callback_runs_on_the_events_thread_and_may_fail() -> None:
         assert node.apply(b"y").result(ANSWER) == 2
 
 
+def test_an_events_thread_that_ends_all_the_same_is_no_secret() -> None:
+    with Cluster(1) as cluster:
+        member = cluster.leader()
+        error = GeneratorExit("no exception that anybody expects")
+
+        def fail(_: object) -> None:
+            raise error
+
+        member.node.apply(b"x").add_done_callback(fail)
+
+        cluster.wait_for(lambda: member.node.failure is error)
+
+
+def test_a_caller_who_is_interrupted_while_he_waits_gives_his_bytes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ctrl-C, or the time limit of a worker: else the leader takes no more commands one day."""
+    with Cluster(1) as cluster:
+        node = cluster.leader().node
+        command = bytes(8 * 1024 * 1024)
+
+        def interrupt(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(node._core.inbox, "submit", interrupt)
+            for _ in range(9):  # 72 MiB: more than max_pending_bytes
+                with pytest.raises(KeyboardInterrupt):
+                    node.apply(command, timeout=0.01)
+
+        assert node.apply(b"x", timeout=0.01).result(ANSWER) == 1
+
+
 def test_futures_work_with_the_standard_library() -> None:
     with Cluster(1) as cluster:
         node = cluster.leader().node

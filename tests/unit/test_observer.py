@@ -1,5 +1,7 @@
 """The events thread and the level channel, stepped on the test's own thread."""
 
+import sys
+
 import pytest
 
 import raft.observer
@@ -194,6 +196,40 @@ def test_a_callback_that_raises_does_not_end_the_thread(runtime, events, caplog)
 
     assert seen == ["next"]
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_callback_that_exits_does_not_end_the_thread(runtime, events, caplog):
+    seen = []
+
+    events.run_callback(lambda: sys.exit("user code"))
+    events.run_callback(lambda: seen.append("next"))
+    runtime.run()
+
+    assert seen == ["next"]
+    assert "SystemExit" in caplog.text
+
+
+def test_a_filter_that_raises_takes_nothing_from_the_others(runtime, events):
+    healthy = Observer(runtime.queue())
+    events.register(Observer(None, filter=lambda _: 1 // 0))
+    events.register(healthy)
+
+    emit(runtime, events, RaftState.LEADER)
+
+    assert drained(healthy.channel) == [RaftState.LEADER]
+
+
+def test_a_blocking_observer_taken_off_the_list_holds_nobody_up(runtime, events):
+    seen = []
+    observer = Observer(runtime.queue(1), blocking=True)
+    events.register(observer)
+    emit(runtime, events, RaftState.CANDIDATE, RaftState.LEADER)
+
+    events.deregister(observer)
+    events.run_callback(lambda: seen.append("next"))
+    runtime.advance(1.0)
+
+    assert (seen, observer.dropped) == (["next"], 1)
 
 
 def test_closing_runs_what_was_handed_over_before(runtime, events):
