@@ -50,6 +50,7 @@ from raft.messages import (
     RPC,
     AppendEntriesRequest,
     InstallSnapshotRequest,
+    Request,
     RequestPreVoteRequest,
     RequestVoteRequest,
 )
@@ -153,16 +154,7 @@ class Role:
     def on_rpc(self, rpc: RPC) -> None:
         """Answer a peer's request."""
         request = rpc.command
-        version = request.header.protocol_version
-        if version != PROTOCOL_VERSION:
-            rpc.respond(
-                None,
-                UnsupportedProtocolError(
-                    f"unsupported protocol version {version}: only {PROTOCOL_VERSION} is spoken"
-                ),
-            )
-            return
-        check_request(self.core.state.term, request)
+        self.check_sender(request)
         if isinstance(request, AppendEntriesRequest):
             with measure(self.core.metrics, "raft.rpc.appendEntries"):
                 receive_append_entries(self.core, rpc, request)
@@ -176,6 +168,15 @@ class Role:
             self.snapshots.begin(rpc, request)
         else:
             receive_timeout_now(self.core, rpc, request)
+
+    def check_sender(self, request: Request) -> None:
+        """Raise for what no honest server of this protocol sends; it decides nothing."""
+        version = request.header.protocol_version
+        if version != PROTOCOL_VERSION:
+            raise UnsupportedProtocolError(
+                f"unsupported protocol version {version}: only {PROTOCOL_VERSION} is spoken"
+            )
+        check_request(self.core.state.term, request)
 
     # ---- the rest ----
 

@@ -1,5 +1,7 @@
 """The leader's role: commands, commits, membership, and what ends it."""
 
+from dataclasses import replace
+
 import pytest
 
 import raft.roles.leader
@@ -10,7 +12,9 @@ from raft.engine.inbox import (
     ChangeKind,
     CommitAdvanced,
     FSMPoisoned,
+    NewerTermSeen,
 )
+from raft.engine.plausible import FURTHEST_AHEAD
 from raft.errors import (
     CantBootstrapError,
     ConfigurationChangedError,
@@ -19,6 +23,7 @@ from raft.errors import (
     LeadershipLostError,
     NotLeaderError,
     OutcomeUnknownError,
+    RaftError,
     ShutdownOutcomeUnknownError,
     StorageFailedError,
 )
@@ -890,3 +895,32 @@ def test_a_batch_that_breaks_the_node_leaves_no_caller_behind(monkeypatch):
     bench.runtime.run()
 
     assert all(isinstance(a.future.error(0), OutcomeUnknownError) for a in applies)
+
+
+# ---- what no honest server sends ----
+
+
+@pytest.mark.parametrize(
+    ("sender", "term"),
+    [
+        (header("n2"), TERM + FURTHEST_AHEAD + 1),
+        (replace(header("n2"), protocol_version=2), TERM + 1),
+    ],
+)
+def test_a_request_of_no_honest_server_deposes_nobody(sender, term):
+    bench = Bench()
+
+    asked = bench.node.deliver(AppendEntriesRequest(sender, term))
+    bench.runtime.run()
+
+    assert isinstance(asked.error, RaftError)
+    assert bench.is_leading()
+
+
+def test_an_answer_of_no_honest_server_deposes_nobody():
+    bench = Bench(storing=["n3"])
+
+    bench.core.inbox.post(NewerTermSeen(TERM, TERM + FURTHEST_AHEAD + 1))
+    bench.runtime.run()
+
+    assert bench.is_leading()
