@@ -99,6 +99,7 @@ class PeerReplicator:
         """Use another address from now on."""
         with self._changed:
             self._server = server
+            self._failures = 0
             self._broken = True
             self._changed.notify_all()
         self.heart.move(server)
@@ -148,7 +149,7 @@ class PeerReplicator:
                 if self._is_finished():
                     return False
                 if self._pipeline is None or self._broken:
-                    if self._failures == 0 or self._broken:
+                    if self._failures <= (1 if self._broken else 0):  # the first break costs no wait
                         return True
                     return self._wait_backoff()
                 remaining = deadline.remaining() or 0.0
@@ -220,10 +221,11 @@ class PeerReplicator:
             return
         self.heart.touch(began)
         with self._changed:
-            self._failures = 0
             if not answer.success:
+                self._failures = 0
                 self._back_up(answer)
                 return
+            # Failures count until entries are accepted: a peer may fail on these alone.
             self._back_step = 1
             self._told_commit = request.leader_commit
         self._matched(request.prev_log_index)

@@ -462,6 +462,24 @@ def test_a_peer_that_does_not_answer_the_pipeline_gets_a_new_connection():
     assert sent(bench.probe.request) == ((1, 1), [])
 
 
+def test_a_peer_that_fails_on_entries_alone_is_waited_out_longer_each_time():
+    """It answers each probe: that is no success yet."""
+    bench = Bench(1).into_pipeline()
+    bench.append(3)
+    times = []
+    for attempt in range(6):
+        times.append(bench.runtime.now)
+        bench.transport.pipelines[attempt].answer(RemoteError("checksum mismatch"))
+        while not bench.transport.open_calls(AppendEntriesRequest):
+            bench.runtime.advance(0.001)
+        bench.probe.answer(yes(1))
+        bench.runtime.run()
+
+    waits = [later - earlier for earlier, later in pairwise(times)]
+
+    assert waits == pytest.approx([0.0, 0.02, 0.04, 0.08, 0.16], abs=0.002)
+
+
 def test_failures_are_waited_out_longer_each_time():
     bench = Bench(1, peer_beats=False)
     times = []
