@@ -21,6 +21,7 @@ from raft.engine.inbox import (
     UserRestore,
 )
 from raft.engine.install_snapshot import store_snapshot
+from raft.engine.plausible import LARGEST_INDEX
 from raft.engine.progress import CountingReader
 from raft.errors import RaftError, RestoreInProgressError, SnapshotError, StorageFailedError
 from raft.metrics import timed
@@ -61,6 +62,10 @@ class UserRestores:
         core = self._core
         if not 0 <= message.meta.version <= SNAPSHOT_VERSION:
             raise SnapshotError(f"unsupported snapshot version {message.meta.version}")
+        index = message.meta.index
+        if not 0 <= index <= LARGEST_INDEX // 2:
+            # No other server would believe it, so it could never be committed.
+            raise SnapshotError(f"no snapshot can end at index {index}")
         if core.unsettled.meta is not None:
             raise RestoreInProgressError("the snapshot restored before is not committed yet")
         members = core.membership

@@ -190,6 +190,20 @@ def test_a_snapshot_of_an_unknown_version_changes_nothing(version: int) -> None:
         assert leader.node.apply(b"x").result(ANSWER) == 6
 
 
+@pytest.mark.parametrize("index", [-1, 2**62, 2**64])
+def test_a_snapshot_of_an_index_that_no_server_believes_changes_nothing(index: int) -> None:
+    """The others refuse it: the leader alone would have it, and commit nothing any more."""
+    with Cluster(3) as cluster:
+        leader = cluster.leader()
+        apply_count(leader, 5)
+        meta, data = take_snapshot(leader)
+
+        with pytest.raises(SnapshotError, match="no snapshot can end at"):
+            leader.node.restore(replace(meta, index=index), io.BytesIO(data), ANSWER)
+
+        assert leader.node.apply(b"x").result(ANSWER) == 6
+
+
 def test_a_reader_that_fails_changes_nothing() -> None:
     class Broken(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
