@@ -256,8 +256,11 @@ class FsmRunner:
             self._readers.popleft()[1].fail(error)
 
     def _answer_readers(self) -> None:
-        """Answer who waited for what is applied now."""
-        while self._readers:
+        """Answer who waited for what is applied now.
+
+        Looked at under the lock: whoever has just seen the position of before is being added.
+        """
+        while True:
             with self._changed:
                 if not self._readers or self._readers[0][0] > self._machine.position.index:
                     return
