@@ -149,7 +149,8 @@ class PeerReplicator:
                 if self._is_finished():
                     return False
                 if self._pipeline is None or self._broken:
-                    if self._failures <= (1 if self._broken else 0):  # the first break costs no wait
+                    free = 1 if self._broken else 0  # the first break costs no wait
+                    if self._failures <= free:
                         return True
                     return self._wait_backoff()
                 remaining = deadline.remaining() or 0.0
