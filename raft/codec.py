@@ -75,10 +75,25 @@ def dumps(value: object) -> bytes:
     return cbor2.dumps(value)
 
 
+def _refuse_tag(_value: Any, _immutable: bool) -> Any:
+    raise ValueError("tags are not used here")
+
+
+# All that cbor2 gives a meaning: a few hundred kilobytes of digits tagged as a decimal would hold
+# the interpreter for minutes, and a number beyond 64 bits cannot even be shown in a message.
+_TAGS = dict.fromkeys(
+    (
+        *(0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100),
+        *(256, 258, 260, 261, 1004, 43000, 55799),
+    ),
+    _refuse_tag,
+)
+
+
 def loads(data: bytes) -> Any:
-    """Decode CBOR; every fault is a `ProtocolError`."""
+    """Decode CBOR; every fault is a `ProtocolError`, and so is every tag: we write none."""
     try:
-        return cbor2.loads(data)
+        return cbor2.loads(data, tag_hook=_refuse_tag, semantic_decoders=_TAGS)
     except (
         cbor2.CBORError,
         ValueError,

@@ -3,6 +3,7 @@ import struct
 from dataclasses import fields, replace
 from pathlib import Path
 
+import cbor2
 import pytest
 
 from raft.codec import (
@@ -381,3 +382,11 @@ def test_an_entry_keeps_the_checksum_it_came_with():
     code, payload = encode_message(AppendEntriesRequest(HEADER, 3, 6, 2, (spoiled,)))
 
     assert decode_message(code, payload).entries[0].checksum == 1
+
+
+@pytest.mark.parametrize("tag", [*range(300), 1004, 43000, 55799, 2**64 - 1])
+def test_a_tag_is_refused_whatever_it_means(tag):
+    """A decimal of half a megabyte held the interpreter's lock for half a minute."""
+    for value in (b"\x07", "7", 7, [1, 2], ["7", 7], {}):
+        with pytest.raises(ProtocolError, match="tag"):
+            loads(cbor2.dumps(cbor2.CBORTag(tag, value)))
