@@ -51,7 +51,8 @@ class FileSnapshotStore:
     ) -> None:
         if retain < 1:
             raise ValueError("must retain at least one snapshot")
-        self._directory = Path(base) / "snapshots"
+        # Absolute: a program that changes its directory later must find what it left here.
+        self._directory = Path(os.path.realpath(base)) / "snapshots"
         self._retain = retain
         self._runtime = runtime
         self._lock = runtime.lock()  # held while directories are renamed and removed
@@ -217,7 +218,11 @@ class FileSnapshotStore:
             try:
                 meta, crc = _read_metadata(Path(entry.path))
             except FileNotFoundError:
-                continue  # just being removed
+                if not os.path.isdir(entry.path):
+                    continue  # just being removed
+                _log.warning("skipping snapshot path=%s cause=no metadata", entry.path)
+                lost.append(Path(entry.path))
+                continue
             except SnapshotVersionError:
                 raise  # to go on without it would be to fall back behind what was acknowledged
             except (OSError, SnapshotError) as exc:

@@ -452,3 +452,27 @@ def test_a_snapshot_with_spoiled_metadata_is_lost_and_not_listed(tmp_path):
 
     assert [meta.index for meta in store.list()] == [4]
     assert store.lost() == [EntryID(2, 9)]
+
+
+def test_a_program_that_changes_its_directory_keeps_its_snapshots(tmp_path, monkeypatch):
+    """Else what was compacted away in favour of a snapshot is missing at the next start."""
+    monkeypatch.chdir(tmp_path)
+    store = FileSnapshotStore("node1")
+    take_snapshot(store, 5, 3, [b"data"])
+    (tmp_path / "elsewhere").mkdir()
+
+    monkeypatch.chdir("elsewhere")
+
+    assert [meta.index for meta in store.list()] == [5]
+    take_snapshot(store, 9, 3, [b"data"])
+    assert [meta.index for meta in FileSnapshotStore(tmp_path / "node1").list()] == [9, 5]
+
+
+def test_a_snapshot_without_its_metadata_is_lost_and_not_being_removed(store, tmp_path):
+    take_snapshot(store, 5, 3, [b"data"])
+    newest = take_snapshot(store, 9, 3, [b"data"])
+
+    (tmp_path / "snapshots" / newest / "meta.json").unlink()
+
+    assert [meta.index for meta in store.list()] == [5]
+    assert store.lost() == [EntryID(3, 9)]
