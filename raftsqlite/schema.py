@@ -184,6 +184,8 @@ def _set_up(connection: sqlite3.Connection, synchronous: str) -> None:
     connection.execute("PRAGMA wal_autocheckpoint = 0")  # never inside a commit: see maintain()
     connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}")
     connection.execute("PRAGMA secure_delete = OFF")  # else freed pages are overwritten
+    # Else a large transaction is written to the system's temporary directory, too, and fails there.
+    connection.execute("PRAGMA temp_store = MEMORY")
 
 
 def _check_version(connection: sqlite3.Connection, path: str) -> None:

@@ -1,3 +1,4 @@
+import os
 import sqlite3
 import sys
 from zlib import crc32
@@ -477,3 +478,16 @@ def test_a_connection_is_only_closed_on_purpose(path):
     connection = SQLiteStore(path)._database._connection
 
     assert sys.getrefcount(connection) >= 4  # the store's, ours, the call's, and one for ever
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="wants /proc")
+def test_nothing_is_written_outside_of_the_store_s_directory(store, path):
+    """A full or missing /tmp looked like a full disk of the store."""
+    store.store_logs(entries(1, 500, size=16_000))
+    store.delete_range(1, 400)
+
+    store.store_logs(entries(501, 800, size=16_000))  # several statements, over freed pages
+
+    descriptors = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+    files = [os.readlink(name) for name in descriptors if os.path.islink(name)]
+    assert [name for name in files if "etilqs" in name] == []
