@@ -44,7 +44,12 @@ class Database:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, unsafe_no_sync: bool, read_only: bool
+        self,
+        path: str | os.PathLike[str],
+        *,
+        unsafe_no_sync: bool,
+        read_only: bool,
+        on_locked: Callable[[str], None] = lambda path: None,
     ) -> None:
         self.path = os.path.realpath(os.fspath(path))
         self._unsafe_no_sync = unsafe_no_sync
@@ -64,6 +69,7 @@ class Database:
         self._lock_file = LockFile(self.path + ".lock", self.path)
         self.mark = Mark(self.path, is_kept=not (unsafe_no_sync or read_only))
         try:
+            on_locked(self.path)  # nobody else has it now, and nothing was written yet
             self._connection: sqlite3.Connection | None = self._open(check_content)
         except BaseException:
             self.mark.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import logging
 import os
 import sqlite3
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from raft.errors import DiskFullError, StoreError, StoreLockedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+_log = logging.getLogger(__name__)
 
 
 class LockFile:
@@ -40,8 +44,11 @@ class LockFile:
             raise StoreError(
                 f"cannot lock {path}: {exc}. The store needs a local file system with flock"
             ) from exc
-        os.ftruncate(self._descriptor, 0)
-        os.write(self._descriptor, b"process %d\n" % os.getpid())  # for people
+        try:  # for people: no reason to stay locked, and closed, on a full disk
+            os.ftruncate(self._descriptor, 0)
+            os.write(self._descriptor, b"process %d\n" % os.getpid())
+        except OSError as exc:
+            _log.warning("cannot note who has the lock path=%s cause=%s", path, exc)
 
     def release(self) -> None:
         """Unlock, also for a child that holds a copy of the descriptor and is about to exec."""

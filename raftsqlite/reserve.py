@@ -35,7 +35,11 @@ class Reserve:
         self._low_water = low_water
         self._free = free
         self._is_full = False
-        if self._low_water and not self.is_full():
+        self.is_full()
+
+    def hold(self) -> None:
+        """Keep the space back from now on, unless the disk is full."""
+        if self._low_water and not self._is_full:
             self._hold()
 
     def is_full(self) -> bool:
@@ -79,3 +83,5 @@ class Reserve:
             os.unlink(self._path)
         except FileNotFoundError:
             pass
+        except OSError as exc:
+            _log.warning("cannot give space back path=%s cause=%s", self._path, exc)

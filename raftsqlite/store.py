@@ -78,9 +78,15 @@ class SQLiteStore:
         reserve_bytes: int = 8 << 20,
         low_water_bytes: int = 16 << 20,
     ) -> None:
-        self._database = Database(path, unsafe_no_sync=unsafe_no_sync, read_only=read_only)
         low_water = 0 if read_only else low_water_bytes
-        self._reserve = Reserve(self._database.path + ".reserve", reserve_bytes, low_water)
+
+        def look_for_room(path: str) -> None:  # a full disk's reserve lets the file be opened
+            self._reserve = Reserve(path + ".reserve", reserve_bytes, low_water)
+
+        self._database = Database(
+            path, unsafe_no_sync=unsafe_no_sync, read_only=read_only, on_locked=look_for_room
+        )
+        self._reserve.hold()
         # Guarded by the database's lock:
         self._staged_commit_index = NO_INDEX
         self._wal_bytes = 0  # written since the last checkpoint, about

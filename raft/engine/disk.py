@@ -162,6 +162,8 @@ class Disk:
         write.on_done(write)
         if write.error is None:
             self._maintain()
+        else:
+            self._see_how_full()  # if that is why it failed, what is kept back is given up now
 
     def _do_background_step(self) -> None:
         step = self._background[0]  # only this thread removes
@@ -189,6 +191,9 @@ class Disk:
             except Exception:  # noqa: BLE001 - a store is foreign code; the next write will tell
                 _log.exception("store maintenance failed")
             self._ended("maintenance")
+        self._see_how_full()
+
+    def _see_how_full(self) -> None:
         try:
             self.is_full = any(store.is_full() for store in self._reserving)
         except Exception:  # noqa: BLE001 - a store is foreign code; the next write will tell

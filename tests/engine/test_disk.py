@@ -280,6 +280,22 @@ def test_upkeep_does_not_follow_a_write_that_failed(runtime, careful_disk, notes
     assert notes == []
 
 
+def test_a_write_that_failed_has_the_store_look_how_full_it_is(runtime):
+    """A disk may get full between two looks; the space kept back is for what comes then."""
+
+    class Full(InmemStore):
+        def is_full(self):
+            return True
+
+    disk = Disk(runtime, [Full()], STALL)
+    runtime.spawn("disk", disk.run)
+
+    disk.submit("a", failing)
+    runtime.run()
+
+    assert disk.is_full
+
+
 def test_stopping_does_the_writes_that_wait_and_drops_the_background(runtime, disk, notes):
     disk.submit("a", noting(notes, "a"))
     disk.submit_background(steps(notes, "step", 1))

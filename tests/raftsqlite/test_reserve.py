@@ -1,9 +1,11 @@
 """Space kept back for a full disk."""
 
+import errno
 import logging
 
 import pytest
 
+import raftsqlite.database
 from raftsqlite import SQLiteStore
 from raftsqlite.reserve import Reserve, free_bytes
 
@@ -27,7 +29,9 @@ def path(tmp_path):
 
 def make(path, left):
     disk = Disk(left)
-    return disk, Reserve(str(path), SIZE, LOW, free=disk)
+    reserve = Reserve(str(path), SIZE, LOW, free=disk)
+    reserve.hold()
+    return disk, reserve
 
 
 def test_space_is_kept_back_in_a_file(path):
@@ -94,3 +98,40 @@ def test_a_store_says_when_its_disk_is_almost_full(tmp_path):
     with SQLiteStore(tmp_path / "raft.db") as store:
         assert not store.is_full()
         assert (tmp_path / "raft.db.reserve").stat().st_size == 8 << 20
+
+
+def test_on_a_full_disk_the_reserve_is_given_up_before_the_file_is_opened(tmp_path, monkeypatch):
+    """Opening writes: what a crash left in the write-ahead log goes into the file."""
+    path, reserve = tmp_path / "raft.db", tmp_path / "raft.db.reserve"
+    SQLiteStore(path).close()
+    assert reserve.exists()
+    seen = []
+    real = raftsqlite.database.open_database
+
+    def noting(*args, **options):
+        seen.append(reserve.exists())
+        return real(*args, **options)
+
+    monkeypatch.setattr("raftsqlite.database.open_database", noting)
+
+    with SQLiteStore(path, low_water_bytes=1 << 60) as store:
+        assert store.is_full()
+    assert seen == [False]
+
+
+def test_what_is_in_the_reserve_s_way_is_reported_and_the_store_does_without(tmp_path, caplog):
+    (tmp_path / "raft.db.reserve").mkdir()
+
+    with SQLiteStore(tmp_path / "raft.db") as store:
+        assert not store.is_full()
+    assert "cannot keep space back" in caplog.text
+
+
+def test_a_lock_file_that_cannot_say_who_has_it_locks_all_the_same(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("raftsqlite.guard.os.write", full)
+
+    SQLiteStore(tmp_path / "raft.db").close()
+    SQLiteStore(tmp_path / "raft.db").close()
