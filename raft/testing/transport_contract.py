@@ -25,6 +25,7 @@ import io
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -162,11 +163,12 @@ class CallContract:
 
     def test_calls_work_in_the_other_direction_too(self, transports: Pair) -> None:
         a, b = transports
+        request = replace(APPEND, header=B)
 
         with Answering(a, answer_with(APPENDED)) as peer:
-            assert b.append_entries("a", a.local_addr(), APPEND) == APPENDED
+            assert b.append_entries("a", a.local_addr(), request) == APPENDED
 
-        assert peer.requests == [APPEND]
+        assert peer.requests == [request]
 
     def test_votes_are_asked_and_given(self, transports: Pair) -> None:
         """TRA-04, TRA-23, TRA-24."""

@@ -125,6 +125,7 @@ class Connection:
         self.version = 0
         self.said_cluster_id: str | None = None
         self.peer = Greeting(0, 0, None, "", "")
+        self.proven: frozenset[ServerID] | None = None  # ids of who dialed, if it proved any
         self._runtime = runtime
         self._buffer = bytearray(_BUFFER)
         self._start = 0  # invariant: 0 <= _start <= _end <= len(_buffer);
@@ -174,7 +175,7 @@ class Connection:
     ) -> None:
         """Do the dialed side's handshake; a refusal is sent to the peer and raised here."""
         deadline = Deadline(self._runtime, timeout)
-        proven = self.stream.secure(timeout)
+        proven = self.proven = self.stream.secure(timeout)
         self.peer = self._receive_greeting(deadline)
         self.said_cluster_id = identity.cluster_id()
         refusal: RaftError | None = None

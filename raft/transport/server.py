@@ -25,7 +25,7 @@ from raft.messages import RPC, RPC_TYPES, InstallSnapshotRequest, Request, Respo
 from raft.metrics import Laps, rpc_labels
 from raft.runtime import Deadline, Runtime, Task, ThreadGroup, backoff
 from raft.transport.connection import WORKING_FRAME, Connection
-from raft.transport.delivery import Delivery, Identity, check_cluster
+from raft.transport.delivery import Delivery, Identity, check_cluster, check_proof
 from raft.transport.snapshot_stream import WORKING_INTERVAL, SnapshotStream
 from raft.transport.stream import Stream, StreamLayer
 
@@ -160,6 +160,8 @@ class _Inbound:
         if type(command) not in RPC_TYPES:
             raise ProtocolError(f"a {type(command).__name__} came as a request")
         request = cast(Request, command)
+        # Votes and leaders go by this name: one server's certificate must not vote for another.
+        check_proof(connection.proven, request.header.id, connection.stream.peer)
         if laps is not None:
             laps.labels = rpc_labels(request)
             laps.lap("raft.net.rpcDecode")

@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,9 @@ def complaints(caplog):
 
 
 def call(a, b, server_id="b", timeout=None):
-    return a.append_entries(server_id, b.local_addr(), REQUEST, timeout)
+    """Send a request in the name that `a` greets with."""
+    request = replace(REQUEST, header=RPCHeader(a._identity.server_id, "a:1"))
+    return a.append_entries(server_id, b.local_addr(), request, timeout)
 
 
 # ---- ids in certificates ----
@@ -329,7 +332,7 @@ def test_who_cannot_prove_itself_is_refused_with_one_line(
     errors = [raised_by(lambda: call(refused, b)) for _ in range(3)]
 
     assert call(good, b) == RESPONSE
-    assert inbox == [REQUEST] * 2
+    assert [command.header.id for command in inbox] == [good._identity.server_id] * 2
     for error in errors:
         assert isinstance(error, PeerUnreachableError)
         assert told in str(error)
@@ -687,3 +690,14 @@ def test_certificates_made_by_the_recipe_are_good(make, inbox, tmp_path):
     )
 
     assert call(node1, serving(node2, inbox), "node2") == RESPONSE
+
+
+def test_a_request_in_another_server_s_name_is_never_delivered(make, b, inbox):
+    """The certificate is `c`'s, the request says it comes from `a`."""
+    c = make("c")
+
+    assert isinstance(
+        raised_by(lambda: c.append_entries("b", b.local_addr(), REQUEST)), TransportError
+    )
+    assert inbox == []
+    assert call(make("a"), b) == RESPONSE
