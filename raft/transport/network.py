@@ -236,6 +236,7 @@ class NetworkTransport(Calls):
         server_id, address = target
         if self._closed:
             raise TransportShutdownError("transport is closed")
+        self._pool.sweep()
         try:
             connection = Connection(self._layer.dial(address, timeout), self._runtime)
             try:
@@ -253,7 +254,10 @@ class NetworkTransport(Calls):
         if self._provider is None:
             return server_id, address
         try:
-            return server_id, self._provider.server_addr(server_id)
+            found = self._provider.server_addr(server_id)
+            if not isinstance(found, str):
+                raise TypeError(f"an address is a text, not {found!r}")
+            return server_id, found
         except Exception as exc:  # noqa: BLE001 - the user's code; the call goes on without it
             logger.warning(
                 "address provider failed, using the address given server=%s address=%s error=%s",

@@ -64,6 +64,21 @@ class ConnectionPool:
         if not keep:
             connection.close()
 
+    def sweep(self) -> None:
+        """Close what is not fit any more, of servers and addresses that nobody asks for, too.
+
+        Whoever comes meanwhile finds nothing and dials.
+        """
+        with self._lock:
+            generation = self.generation
+            everything, self._idle = self._idle, {}
+        for target, idle in everything.items():
+            for connection in idle:
+                if _is_quiet(connection):
+                    self.give_back(target, connection, generation)
+                else:
+                    connection.close()
+
     def idle_count(self, target: Target) -> int:
         """Return how many connections wait for the next call to a target."""
         with self._lock:

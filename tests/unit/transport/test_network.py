@@ -208,16 +208,34 @@ def test_the_address_provider_is_asked_first_and_may_fail(make, caplog):
 
     class Book:
         def server_addr(self, server_id):
+            if server_id == "d":
+                return None
             if server_id != "b":
                 raise LookupError("not in the book")
             return b.local_addr()
 
     a, b = make("a", server_address_provider=Book()), make("b")
     b.deliver_to(answer_with(RESPONSE))
+    assert isinstance(raised_by(lambda: a.append_entries("d", b.local_addr(), REQUEST)), RaftError)
 
     assert a.append_entries("b", "nonsense", REQUEST) == RESPONSE
     assert isinstance(raised_by(lambda: a.append_entries("c", b.local_addr(), REQUEST)), RaftError)
     assert any("not in the book" in line for line in complaints(caplog))
+
+
+def test_servers_that_are_gone_keep_no_descriptors(make):
+    a, b = make("a"), make("b")
+    b.deliver_to(answer_with(RESPONSE))
+    before = None
+    for number in range(8):
+        moving = make(f"m{number}")
+        moving.deliver_to(answer_with(RESPONSE))
+        a.append_entries(f"m{number}", moving.local_addr(), REQUEST)
+        moving.close()
+        before = before or open_descriptors()
+
+    assert a.append_entries("b", b.local_addr(), REQUEST) == RESPONSE  # a dial
+    assert open_descriptors() <= before + 2  # the two ends of that one
 
 
 # ---- who is who ----

@@ -51,6 +51,19 @@ def test_a_connection_that_the_peer_closed_is_not_taken(pool):
         assert pool.take(TARGET, None) is one
 
 
+def test_what_a_server_closed_that_nobody_calls_any_more_is_swept_out(pool):
+    """Else each server that moved or was removed would keep its descriptors for good."""
+    with connected() as (one, far), connected() as (two, _):
+        pool.give_back(("gone", "b:1"), one, 0)
+        pool.give_back(TARGET, two, 0)
+        far.close()
+
+        pool.sweep()
+
+        assert pool.idle_count(("gone", "b:1")) == 0
+        assert pool.take(TARGET, None) is two
+
+
 def test_a_connection_on_which_the_peer_speaks_out_of_turn_is_not_taken(pool):
     with connected() as (one, far):
         pool.give_back(TARGET, one, 0)
