@@ -12,6 +12,7 @@ from raft.types import SnapshotMeta
 _log = logging.getLogger(__name__)
 
 _BURST_SECONDS = 0.05  # a rate is kept over this long, so that small reads need no waiting
+_PIECE_SECONDS = 0.25  # of the rate in one read: whoever waits for the next one sees progress
 _REPORT_SECONDS = 10.0  # between two reports on a restore
 
 
@@ -41,7 +42,7 @@ class CountingReader:
         return self._reader
 
     def read(self, size: int = -1, /) -> bytes:
-        """Read from the stream inside, after the time that the rate asks for."""
+        """Read from the stream inside, after the time that the rate asks for; perhaps less."""
         if self._stopped.is_set():
             raise SnapshotError("transfer was stopped")
         if self._rate:
@@ -49,6 +50,8 @@ class CountingReader:
             wait = due - self._runtime.monotonic()
             if wait > 0:
                 self._stopped.wait(wait)
+            most = max(1, int(self._rate * _PIECE_SECONDS))
+            size = min(size, most) if size >= 0 else most
         data = self._reader.read(size)
         self._count += len(data)
         return data

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from raft.engine.progress import RestoreReader
+from raft.engine.progress import CountingReader, RestoreReader
 from raft.snapshots import InmemSnapshotStore
 from raft.testing.fsm import RecordedSnapshot
 from raft.testing.manual import ManualRuntime
@@ -74,3 +74,13 @@ def test_the_stream_inside_is_there_for_an_fsm_that_wants_it(runtime):
     assert outer.wrapped().read() == b"content"
     outer.close()
     assert outer.wrapped().closed
+
+
+def test_a_slow_rate_is_kept_in_small_pieces_that_the_receiver_does_not_time_out_between(runtime):
+    """A chunk of 256 KiB at 20 kB/s took 13 s, and a receiver waits 10: it never arrived."""
+    slow = CountingReader(runtime, io.BytesIO(bytes(600_000)), rate=20_000, stopped=runtime.event())
+
+    pieces = [len(slow.read(256 * 1024))]
+    pieces.append(len(slow.read(256 * 1024)))
+
+    assert 0 < max(pieces) <= 20_000 * 0.25
