@@ -17,7 +17,7 @@ from typing import Any
 
 from raft.errors import StoreClosedError, StoreError, StoreReadOnlyError
 from raft.runtime import ForkGuard, after_fork_in_child
-from raftsqlite.guard import LockFile, leaves_doubt, translated
+from raftsqlite.guard import LockFile, close_for_good, leaves_doubt, translated
 from raftsqlite.mark import Mark
 from raftsqlite.schema import (
     check_content,
@@ -68,14 +68,15 @@ class Database:
             raise StoreError(f"there is no store at {self.path}")
         self._lock_file = LockFile(self.path + ".lock", self.path)
         self.mark = Mark(self.path, is_kept=not (unsafe_no_sync or read_only))
+        after_fork_in_child(self._on_fork)  # from now on: opening a large file takes seconds
         try:
             on_locked(self.path)  # nobody else has it now, and nothing was written yet
             self._connection: sqlite3.Connection | None = self._open(check_content)
         except BaseException:
+            self._is_closed = True
             self.mark.close()
             self._lock_file.release()
             raise
-        after_fork_in_child(self._on_fork)
 
     def check_process(self) -> None:
         """Raise `ForkedProcessError` in a forked child."""
@@ -121,13 +122,15 @@ class Database:
 
     def backup(self, path: str | os.PathLike[str]) -> None:
         """Copy the live file to a new one; see `SQLiteStore.backup`."""
+        self._fork_guard.check()
         target_path = os.path.realpath(os.fspath(path))
         if os.path.exists(target_path):
             raise FileExistsError(f"{target_path} exists; a backup never replaces a file")
-        unfinished = target_path + ".new"
+        # A name of its own: of two backups to one path none may publish the other's half.
+        unfinished = f"{target_path}.{os.getpid()}-{threading.get_native_id()}.new"
         remove(unfinished)
         try:
-            with translated("cannot back up the store", target_path):
+            with translated(f"cannot back up the store {self.path}", target_path):
                 self._copy_to(unfinished)
             publish(unfinished, target_path)
         except BaseException:
@@ -139,7 +142,8 @@ class Database:
         try:
             target.execute("PRAGMA journal_mode = OFF")
             target.execute("PRAGMA synchronous = OFF")  # the whole file is synced at the end
-            with self.reading() as connection:
+            with self._lock:  # not `reading`: as a rule it is the copy that cannot be written
+                connection = self._usable_connection()
                 self._backups += 1
                 try:
                     connection.backup(target, pages=_BACKUP_PAGES, progress=self._let_others_in)
@@ -191,7 +195,7 @@ class Database:
                 check(connection, self.path)
                 self.mark.check(position_of(connection))
             except BaseException:
-                connection.close()
+                close_for_good(connection)
                 raise
             return connection
 
@@ -210,7 +214,7 @@ class Database:
                 connection.execute("ROLLBACK")
         except sqlite3.Error:
             _log.warning("rollback failed path=%s", self.path, exc_info=True)
-        connection.close()
+        close_for_good(connection)
 
     def _on_fork(self) -> None:
         """Let go of the lock in a child; the connection, never finalized, is left alone."""

@@ -79,6 +79,12 @@ def never_finalize(connection: sqlite3.Connection) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
 
+def close_for_good(connection: sqlite3.Connection) -> None:
+    """Close a connection of `never_finalize` and give the reference back."""
+    connection.close()
+    ctypes.pythonapi.Py_DecRef(ctypes.py_object(connection))
+
+
 _FAULTS_OF_THE_CALLER = (
     sqlite3.IntegrityError,
     sqlite3.ProgrammingError,

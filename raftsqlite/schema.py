@@ -18,7 +18,7 @@ import sqlite_utils
 
 from raft.errors import StoreError, StoreVersionError
 from raft.types import NO_INDEX
-from raftsqlite.guard import never_finalize
+from raftsqlite.guard import close_for_good, never_finalize
 from raftsqlite.mark import Position
 
 _log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def open_database(path: str, *, unsafe_no_sync: bool) -> sqlite3.Connection:
         _migrate(connection, path)
         _checkpoint_all(connection, path)
     except BaseException:
-        connection.close()
+        close_for_good(connection)
         raise
     sync_directory(os.path.dirname(path))  # the name of the WAL
     return connection
@@ -110,7 +110,7 @@ def open_read_only(path: str) -> sqlite3.Connection:
                 " without read_only, which brings it up to date"
             )
     except BaseException:
-        connection.close()
+        close_for_good(connection)
         raise
     return connection
 

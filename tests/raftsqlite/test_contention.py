@@ -1,5 +1,8 @@
 """Nothing runs beside a commit on the connection, and everything else in the process does."""
 
+import shutil
+import subprocess
+import sys
 import threading
 import time
 
@@ -9,6 +12,7 @@ import raftsqlite.database
 from raft.errors import StoreClosedError
 from raft.testing.contracts import entries, stored
 from raftsqlite import SQLiteStore
+from raftsqlite.database import Database
 
 SLOW_INDEX = 1000
 STEPS = 2_000_000  # of a loop inside SQLite: about a second
@@ -142,6 +146,65 @@ def test_a_backup_is_a_whole_store_and_lets_writers_in_meanwhile(store, tmp_path
         if copy.last_index() == 3020:
             assert copy.get_log(2991).term == 2
         assert all(log.is_intact() for log in copy.get_range(1, 4000, 1 << 30))
+
+
+def test_a_backup_that_cannot_be_written_does_not_blame_the_store(store, path, tmp_path):
+    store.store_logs(entries(1, 100, size=2000))
+    (tmp_path / "copies").mkdir()
+    code = """
+import resource, signal, sys
+from raft.errors import StoreError
+from raftsqlite import SQLiteStore
+with SQLiteStore(sys.argv[1], low_water_bytes=0) as store:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+    try:
+        store.backup(sys.argv[2])
+    except StoreError as exc:
+        print(exc)
+"""
+    store.close()
+
+    told = subprocess.run(
+        [sys.executable, "-c", code, path, tmp_path / "copies" / "copy.db"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+    assert "cannot back up" in told
+    assert f"in {tmp_path}/copies/copy.db" in told
+
+
+def test_two_backups_to_one_path_publish_nothing_half_done(store, tmp_path, monkeypatch):
+    """The first to end published what the second had just begun."""
+    store.store_logs(entries(1, 2000, size=2000))
+    target, begun, go_on = tmp_path / "copy.db", threading.Event(), threading.Event()
+    let_others_in, publish = Database._let_others_in, raftsqlite.database.publish
+    seconds = []
+
+    def pausing(self, *args):
+        if threading.current_thread() in seconds:
+            begun.set()
+            self._backups_changed.wait_for(go_on.is_set, 8.0)
+        let_others_in(self, *args)
+
+    def publishing(unfinished, path):
+        if not seconds:
+            seconds.append(threading.Thread(target=lambda: store.backup(target)))
+            seconds[0].start()
+            assert begun.wait(8.0)
+        publish(unfinished, path)
+
+    monkeypatch.setattr(Database, "_let_others_in", pausing)
+    monkeypatch.setattr("raftsqlite.database.publish", publishing)
+    store.backup(target)
+    shutil.copy(target, tmp_path / "as it was.db")
+    go_on.set()
+    seconds[0].join()
+
+    with SQLiteStore(tmp_path / "as it was.db") as copy:
+        assert copy.last_index() == 2000
 
 
 def test_a_backup_never_replaces_a_file(store, path, tmp_path):

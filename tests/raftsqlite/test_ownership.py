@@ -252,3 +252,31 @@ os.kill(os.getpid(), signal.SIGKILL)
         assert len(stored(store)) == 5
     parent.stdin.close()
     parent.stdout.close()
+
+
+def test_a_child_forked_while_the_file_is_being_opened_does_not_keep_it_locked(path):
+    """Another thread may fork meanwhile: the checks of a large file take seconds."""
+    SQLiteStore(path).close()
+    parent = start(
+        """
+import raftsqlite.database
+def forking(connection, path):
+    forked, tell = os.pipe()
+    if os.fork() == 0:
+        os.write(tell, b"!")  # the hooks of the fork have run
+        sys.stdin.read()  # lives until the test lets go
+        os._exit(0)
+    os.read(forked, 1)
+    print("forked", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+raftsqlite.database.check_content = forking
+SQLiteStore(path)
+""",
+        path,
+    )
+    assert parent.stdout.readline() == "forked\n"
+    assert parent.wait() == -signal.SIGKILL
+
+    SQLiteStore(path).close()
+    parent.stdin.close()
+    parent.stdout.close()

@@ -1,3 +1,4 @@
+import gc
 import os
 import sqlite3
 import sys
@@ -491,3 +492,19 @@ def test_nothing_is_written_outside_of_the_store_s_directory(store, path):
     descriptors = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
     files = [os.readlink(name) for name in descriptors if os.path.islink(name)]
     assert [name for name in files if "etilqs" in name] == []
+
+
+def test_opening_anew_again_and_again_costs_no_memory(store):
+    """As a node does for as long as its disk is broken."""
+
+    def connections():
+        gc.collect()
+        return sum(isinstance(found, sqlite3.Connection) for found in gc.get_objects())
+
+    store.reopen()
+    before = connections()
+
+    for _ in range(5):
+        store.reopen()
+
+    assert connections() == before
