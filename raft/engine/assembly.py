@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from raft.config import Config
 from raft.engine.core import Core, NodeLogger
-from raft.engine.damage import Damage
+from raft.engine.damage import Damage, note_replaced
 from raft.engine.disk import Disk
 from raft.engine.fsm_runner import FsmRunner
 from raft.engine.inbox import FSMPoisoned, Inbox, LogCorrupted
@@ -59,7 +60,7 @@ def assemble(
     metrics = make_metrics(config, runtime)
     state = NodeState(runtime)
     disk = Disk(runtime, [logs, stable], config.disk_stall_timeout)
-    raft_log = RaftLog(runtime, logs, config.recent_log_bytes)
+    raft_log = RaftLog(runtime, logs, config.recent_log_bytes, partial(note_replaced, stable))
     return Core(
         runtime=runtime,
         config=config,

@@ -16,11 +16,30 @@ from raft.engine.raft_log import RaftLog
 from raft.engine.state import HardState
 from raft.errors import KeyNotFoundError
 from raft.interfaces import LogStore, StableStore
-from raft.types import NO_INDEX, NO_TERM, EntryID
+from raft.types import NO_ENTRY, NO_INDEX, NO_TERM, EntryID
 
 _log = logging.getLogger(__name__)
 
 DAMAGE_KEY = b"DamagedUpto"
+REPLACED_KEY = b"LogReplacedBy"
+
+
+def note_replaced(stable: StableStore, snapshot: EntryID) -> None:
+    """Remember, before the log is emptied, which durable snapshot stands for it; the disk thread.
+
+    Should it be gone at a start (a volume that is not mounted, a directory removed by hand), that
+    is a loss, and not a blank server.
+    """
+    stable.set(REPLACED_KEY, b"%d %d" % (snapshot.term, snapshot.index))
+
+
+def replaced_by(stable: StableStore) -> EntryID:
+    """Return which snapshot stood for the log when it was last emptied, or `NO_ENTRY`."""
+    try:
+        term, index = stable.get(REPLACED_KEY).split()
+    except KeyNotFoundError:
+        return NO_ENTRY
+    return EntryID(int(term), int(index))
 
 
 class Damage:

@@ -8,7 +8,7 @@ at index 1, or at most right behind the newest snapshot, the *boundary*.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from raft.errors import (
     IncompatibleLogStoreError,
@@ -39,9 +39,17 @@ class RaftLog:
     with the last one; the tail is never dropped from memory to save room.
     """
 
-    def __init__(self, runtime: Runtime, store: LogStore, memory_bytes: int) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        store: LogStore,
+        memory_bytes: int,
+        before_empty: Callable[[EntryID], None] = lambda snapshot: None,
+    ) -> None:
         self._runtime = runtime
         self._store = store
+        # Told which snapshot is to stand for the whole log, before its last entry is deleted.
+        self._before_empty = before_empty
         self._replacing = store if isinstance(store, SuffixReplacingLogStore) else None
         self._ranged = store if isinstance(store, RangeLogStore) else None
         self._tracking: CommitTrackingLogStore | None = None
@@ -242,6 +250,8 @@ class RaftLog:
         if first == NO_INDEX or first > upto:
             return False
         last = min(first + self._delete_step - 1, upto)
+        if last >= self._durable_index:
+            self._before_empty(self._boundary)
         begun = self._runtime.monotonic()
         self._store.delete_range(first, last)
         self._adapt_delete_step(self._runtime.monotonic() - begun)
@@ -264,6 +274,7 @@ class RaftLog:
         """
         first, last = self._store.first_index(), self._store.last_index()
         if last:
+            self._before_empty(boundary)
             self._store.delete_range(first, last)
         with self._lock:
             self._boundary = boundary

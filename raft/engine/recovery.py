@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from raft.codec import dumps, encode_configuration, loads
 from raft.config import Config
-from raft.engine.damage import DAMAGE_KEY
+from raft.engine.damage import DAMAGE_KEY, note_replaced, replaced_by
 from raft.engine.raft_log import RaftLog
 from raft.engine.start_up import newest_end, restore_newest, usable_snapshots
 from raft.engine.state import CLUSTER_ID_KEY, load_cluster_id
@@ -55,6 +55,9 @@ def recover(
     machine = StateMachine(_OnlyCommands(fsm), snapshots, config.fsm_halt_on)
     usable = usable_snapshots(snapshots.list(), logs)
     last = _replay(log, machine, usable, newest_end(usable, snapshots))
+    gone = replaced_by(stable)
+    if gone > last:
+        _log.warning("going on without a lost snapshot term=%d index=%d", gone.term, gone.index)
     view = fsm.snapshot()
     try:
         # In force as of the snapshot's own index: no older entry can claim to be newer.
@@ -76,6 +79,7 @@ def recover(
             f"the store does not list snapshot {sink.id()} as its newest: check the clock, and"
             " that the store keeps what it is given; the log was left as it is"
         )
+    note_replaced(stable, last)
     log.drop_all(last)
     _forget_damage(stable)
     _log.info("recovered index=%d term=%d configuration=%s", last.index, last.term, configuration)

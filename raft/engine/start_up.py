@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from raft.codec import decode_configuration
 from raft.engine.core import Core
+from raft.engine.damage import replaced_by
 from raft.engine.state import HardState, load_cluster_id
 from raft.errors import LogCorruptError, SnapshotError
 from raft.interfaces import LogStore, SnapshotStore, WithLostSnapshots
@@ -116,9 +117,10 @@ def _fall_back(core: Core, lost: EntryID) -> None:
     """
     if not core.membership.latest.has_other_voter(core.local_id):
         raise SnapshotError(
-            f"the snapshot of term {lost.term} at {lost.index} cannot be restored, and neither the"
-            " log nor another voter that is known here has what it covers: the log above shows why."
-            " Rebuild this node from its peers, or restore a backup"
+            f"the snapshot of term {lost.term} at {lost.index} is gone or cannot be restored, and"
+            " neither the log nor another voter that is known here has what it covers. See whether"
+            " the snapshots' directory is where it was; the log above shows more. Else rebuild this"
+            " node from its peers, or restore a backup"
         )
     core.damage.fell_back(lost)
 
@@ -162,7 +164,7 @@ def _restore_newest(core: Core) -> tuple[SnapshotMeta | None, EntryID | None]:
         if meta not in usable:
             core.unsettled.forget(meta)
     restored = restore_newest(usable, lambda meta: core.fsm.start_from(meta, read=read))
-    newest = newest_end(usable, core.snapshots)
+    newest = max(newest_end(usable, core.snapshots), replaced_by(core.stable))
     is_newest = restored is not None and EntryID(restored.term, restored.index) >= newest
     return restored, None if is_newest or newest == NO_ENTRY else newest
 

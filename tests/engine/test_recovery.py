@@ -6,7 +6,7 @@ import pytest
 
 from raft import recover_cluster
 from raft.config import Config
-from raft.engine.damage import DAMAGE_KEY
+from raft.engine.damage import DAMAGE_KEY, note_replaced
 from raft.engine.recovery import derive_cluster_id
 from raft.engine.state import CLUSTER_ID_KEY, HardState
 from raft.errors import (
@@ -27,10 +27,11 @@ from raft.testing.script import (
     entries,
     servers,
 )
-from raft.types import Configuration, LogType
+from raft.types import Configuration, EntryID, LogType
 
 BEFORE, AFTER, OTHER = servers("n1", "n2", "n3"), servers("n1", "n4"), servers("n1", "n5")
 VOTE = HardState(4, "n2", "n2:1")
+ORDER = ["set Recovery", "set ClusterID", "snapshot", "set LogReplacedBy", "delete 1-6"]
 
 
 class CrashError(BaseException):
@@ -272,7 +273,7 @@ def test_an_fsm_may_close_the_sink_itself():
     writes = site.recover(fsm=fsm)
 
     assert view.released
-    assert writes == ["set Recovery", "set ClusterID", "snapshot", "delete 1-6"]
+    assert writes == ORDER
     assert site.node().fsm.commands() == [b"2/1"]
 
 
@@ -386,6 +387,17 @@ def test_a_snapshot_whose_metadata_was_spoiled_is_missed(tmp_path):
     assert (snapshots.list()[0].index, snapshots.list()[0].configuration) == (3, AFTER)
 
 
+def test_what_is_recovered_without_a_snapshot_that_is_gone_misses_nothing_afterwards(caplog):
+    """Nobody else has it either: this is the last resort."""
+    site = Site(log=[])
+    note_replaced(site.store, EntryID(2, 9))
+
+    site.recover()
+
+    assert "going on without a lost snapshot term=2 index=9" in caplog.text
+    assert site.node().core.damage.is_whole()
+
+
 def test_snapshots_of_which_none_can_be_read_are_refused():
     site = Site(snapshot=False)
     before = site.contents()
@@ -409,10 +421,10 @@ def test_a_log_is_not_deleted_for_a_snapshot_that_is_not_kept():
 
 
 def test_id_snapshot_and_log_change_in_this_order():
-    assert Site().recover() == ["set Recovery", "set ClusterID", "snapshot", "delete 1-6"]
+    assert Site().recover() == ORDER
 
 
-@pytest.mark.parametrize("crash_at", [1, 2, 3, 4])
+@pytest.mark.parametrize("crash_at", [1, 2, 3, 4, 5])
 def test_after_a_crash_a_node_starts_and_recovery_can_be_done_again(crash_at):
     once, twice = Site(), Site()
     once.recover()

@@ -49,6 +49,7 @@ from raft.types import (
     LogType,
     Server,
     ServerSuffrage,
+    SnapshotMeta,
 )
 
 MEMBERS, BIGGER = servers("n1", "n2"), servers("n1", "n2", "n3")
@@ -204,7 +205,7 @@ def test_a_snapshot_whose_metadata_was_spoiled_is_missed(store, runtime, tmp_pat
     path.write_bytes(path.read_bytes().replace(b'"Index":8', b'"Index":9'))
 
     if count == 1:
-        with pytest.raises(SnapshotError, match=r"term 1 at 8 cannot be restored.*Rebuild"):
+        with pytest.raises(SnapshotError, match=r"term 1 at 8 is gone or.*rebuild"):
             started(store, snapshots, runtime)
         return
     node = started(store, snapshots, runtime)
@@ -212,6 +213,32 @@ def test_a_snapshot_whose_metadata_was_spoiled_is_missed(store, runtime, tmp_pat
 
     assert node.core.raft_log.boundary() == EntryID(1, 3)
     assert not asked.response.granted
+
+
+@pytest.mark.parametrize("older", [True, False])
+@pytest.mark.parametrize("how", ["installed", "compacted"])
+def test_a_snapshot_that_is_gone_is_missed_where_the_log_is_empty(store, runtime, how, older):
+    """A volume that is not mounted, say: else it would start blank, and vote for anybody."""
+    snapshots = InmemSnapshotStore(runtime=runtime)
+    store.store_logs([configuration_entry(1, 1, MEMBERS), *entries(2, terms=(1,) * 7)])
+    HardState(1).save(store)
+    node = started(store, snapshots, runtime, config={"trailing_logs": 0})
+    if how == "installed":
+        node.core.drop_log(EntryID(1, 8))
+    else:
+        node.core.snapshot_taken(SnapshotMeta("id", 8, 1, MEMBERS, 1, 0))
+        runtime.run()
+    assert node.stored() == []
+
+    if not older:
+        with pytest.raises(SnapshotError, match=r"term 1 at 8 is gone.*directory is where it was"):
+            node.restarted()
+        return
+    take_snapshot(snapshots, 3, 1)
+    node = node.restarted()
+    assert not node.ask(RequestVoteRequest(header("n2"), 2, 7, 1)).response.granted
+    take_snapshot(snapshots, 8, 1)
+    assert node.restarted().core.damage.is_whole()
 
 
 def test_who_fell_back_votes_when_it_has_as_much_again(store, runtime):

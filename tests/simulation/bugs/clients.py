@@ -27,8 +27,8 @@ BUGS = (
         "answered before it is committed",
         "a caller hears of success when its entry is dispatched",
         LEADER,
-        "            waiting.append((index, apply))\n",
-        "            waiting.append((index, apply))\n            apply.succeed(index)\n",
+        "            apply.future.set_index(index)\n",
+        "            apply.future.set_index(index)\n            apply.succeed(index)\n",
     ),
     bug(
         "read confirmed by an earlier round",
