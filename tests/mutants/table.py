@@ -1022,6 +1022,16 @@ MUST_DROP = Target(
     ("tests/engine/test_raft_log.py", "tests/engine/test_start_up.py"),
     (
         Mutant(
+            "what stands for an emptied log is noted (departure 16)",
+            "            self._before_empty(boundary)\n",
+            "",
+        ),
+        Mutant(
+            "so it is when compaction leaves nothing",
+            "self._before_empty(self._boundary)",
+            "pass",
+        ),
+        Mutant(
             "a gap above the snapshot refuses to start (law 4)",
             "if self._first_index > boundary.index + 1:",
             "if False:",
