@@ -441,20 +441,20 @@ class Raft:
     def restore(
         self, meta: SnapshotMeta, reader: SnapshotReader, timeout: float | None = None
     ) -> None:
-        """Replace the state of the whole cluster by a snapshot, as for disaster recovery.
+        """Replace the state of the whole cluster by a snapshot; on the leader.
 
-        Only on the leader. `meta` and `reader` are what `snapshot().open()` or a store's `open`
-        returned, of this cluster or another; `meta.size` bytes are read, the reader stays open.
-        Blocks until a majority has installed the snapshot; `timeout`, as in `apply`, is only for
-        the wait in the queue. Meanwhile writes fail with `RestoreInProgressError`.
+        `meta` and `reader` are what `snapshot().open()` or a store's `open` returned, of this
+        cluster or another; `meta.size` bytes are read, the reader stays open. Blocks until a
+        majority has it; `timeout` is only for the wait in the queue, as in `apply`. Meanwhile
+        writes fail with `RestoreInProgressError`.
 
         Raises:
-            NotAppliedError: nothing was changed; among others `NotLeaderError`.
-            SnapshotError: the snapshot was not what `meta` says; nothing was changed.
-            OutcomeUnknownError: leadership was lost; look at the state before trying again.
+            NotAppliedError, SnapshotError, DeadlockError: nothing was changed.
+            OutcomeUnknownError: leadership was lost; look at the state first.
         """
-        future: IndexFuture[None] = IndexFuture(self._host)
         count(self._core.metrics, "raft.restore")
+        self._host.check_may_wait()
+        future: IndexFuture[None] = IndexFuture(self._host)
         self._submit(UserRestore(meta, reader, future), self._deadline(timeout))
         future.result()
 

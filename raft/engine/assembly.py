@@ -17,6 +17,7 @@ from raft.engine.raft_log import RaftLog
 from raft.engine.settling import Unsettled
 from raft.engine.state import HardState, NodeState
 from raft.engine.state_machine import StateMachine
+from raft.errors import DeadlockError
 from raft.interfaces import FSM, LogStore, SnapshotStore, StableStore, Transport
 from raft.messages import RPCHeader
 from raft.metrics import Metrics
@@ -34,6 +35,11 @@ class NodeHost:
 
     def condition(self) -> Condition | None:
         return None if self._runtime is THREADS else self._runtime.condition()
+
+    def check_may_wait(self) -> None:
+        """Raise `DeadlockError` where waiting for this node could never end."""
+        if self.is_fsm_thread():
+            raise DeadlockError("FSM code must not wait for its own node: its thread does the work")
 
 
 def make_metrics(config: Config, runtime: Runtime) -> Metrics | None:

@@ -140,6 +140,31 @@ def test_fsm_code_that_waits_for_its_own_node_is_told_so() -> None:
         WaitingFSM.node = None
 
 
+def test_fsm_code_that_restores_its_own_cluster_is_told_so_before_anything_happens() -> None:
+    class Restoring(RecordingFSM):
+        node: ClassVar[Any] = None
+        given: ClassVar[Any] = None
+
+        def apply(self, log: Log) -> int:
+            if log.data == b"restore":
+                Restoring.node.restore(*Restoring.given)
+            return super().apply(log)
+
+    with Cluster(1, make_fsm=Restoring) as cluster:
+        node = Restoring.node = cluster.leader().node
+        node.apply(b"x").result(ANSWER)
+        taken = node.snapshot()
+        taken.result(ANSWER)
+        Restoring.given = taken.open()
+
+        error = node.apply(b"restore").error(ANSWER)
+
+        assert isinstance(error.__cause__, DeadlockError)
+        node.apply(b"y").result(ANSWER)
+        assert cluster["n1"].fsm.restores == 0
+        Restoring.given[1].close()
+
+
 def test_an_fsm_that_blocks_delays_answers_but_no_heartbeat_and_no_shutdown(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
