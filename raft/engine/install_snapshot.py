@@ -13,17 +13,28 @@ from raft.engine.inbox import SnapshotReceived
 from raft.errors import LogNotFoundError, SnapshotError, StorageFailedError
 from raft.interfaces import SnapshotSink, SnapshotStore
 from raft.messages import RPC, InstallSnapshotRequest, InstallSnapshotResponse, SnapshotReader
-from raft.types import SNAPSHOT_VERSION, EntryID, RaftState, SnapshotMeta, check_configuration
+from raft.types import (
+    NO_TERM,
+    SNAPSHOT_VERSION,
+    EntryID,
+    RaftState,
+    SnapshotMeta,
+    check_configuration,
+)
 
 CHUNK_BYTES = 256 * 1024
 
 
 class SnapshotReceiver:
-    """Takes in at most one snapshot at a time. Owned by the main thread."""
+    """Takes in one snapshot at a time of each leader. Owned by the main thread.
+
+    One of an earlier leader, who may be gone, comes to nothing (§5.1): it keeps nobody waiting.
+    """
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._receiving = False
+        self._receiving: RPC | None = None  # the latest, until it is there or has failed
+        self._leader_term = NO_TERM  # of whoever sends that
         self._began = 0.0  # when what is being received was announced
 
     def begin(self, rpc: RPC, request: InstallSnapshotRequest) -> None:
@@ -55,17 +66,18 @@ class SnapshotReceiver:
         if self._is_known(request):
             rpc.respond(replace(refusal, term=request.term, success=True))
             return
-        if self._receiving:
+        if self._receiving is not None and self._leader_term == request.term:
             rpc.respond(replace(refusal, term=request.term))
             return
-        self._receiving = True
+        self._receiving, self._leader_term = rpc, request.term
         self._began = core.runtime.monotonic()
         core.log.info("receiving snapshot index=%d size=%d", request.last_log_index, request.size)
         core.threads.spawn("install", lambda: self._receive(rpc, request))
 
     def finish(self, received: SnapshotReceived) -> None:
         """Install a snapshot that is durable here, unless it has been overtaken meanwhile."""
-        self._receiving = False
+        if received.rpc is self._receiving:
+            self._receiving = None
         self._finish(received)
         if self._core.metrics is not None:
             self._core.metrics.since("raft.rpc.installSnapshot", self._began)

@@ -270,6 +270,25 @@ def test_a_second_snapshot_at_the_same_time_is_refused(make):
     assert send(node, install(2, 12, 2)).response.success
 
 
+def test_a_snapshot_of_an_earlier_leader_does_not_keep_that_of_a_later_one_waiting(make):
+    """It comes to nothing, and its sender may be gone: the receiver only finds out in time."""
+    node = make()
+    first, second = node.runtime.event(), node.runtime.event()
+    old = send(node, install(2, 9, 2), reader=SlowReader(CONTENT, first))
+
+    new = send(node, install(3, 12, 2), reader=SlowReader(CONTENT, second))
+    assert not new.is_answered
+    first.set()
+    node.runtime.run()
+    assert (old.response.success, node.core.raft_log.last_index()) == (False, 1)
+    assert not send(node, install(3, 12, 2)).response.success  # the later one is still under way
+    second.set()
+    node.runtime.run()
+
+    assert new.response.success
+    assert node.core.raft_log.last() == EntryID(2, 12)
+
+
 @pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT + b"x", b""])
 def test_fewer_or_more_bytes_than_announced_are_an_error(make, content):
     node = make()

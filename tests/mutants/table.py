@@ -813,11 +813,25 @@ INSTALL = Target(
             "if self._is_known(request):\n            rpc.respond",
             "if False:\n            rpc.respond",
         ),
-        Mutant("one snapshot at a time", "if self._receiving:", "if False:"),
+        Mutant(
+            "one snapshot at a time",
+            "if self._receiving is not None and self._leader_term == request.term:",
+            "if False:",
+        ),
+        Mutant(
+            "an earlier leader's snapshot keeps nobody waiting",
+            " and self._leader_term == request.term:",
+            ":",
+        ),
+        Mutant(
+            "the end of an earlier leader's snapshot is not that of the latest",
+            "if received.rpc is self._receiving:",
+            "if True:",
+        ),
         Mutant(
             "after one snapshot the next may come",
-            "self._receiving = False\n        self._finish",
-            "self._finish",
+            "            self._receiving = None\n",
+            "            pass\n",
         ),
         Mutant(
             "a snapshot of a past term is not installed",
