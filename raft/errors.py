@@ -141,6 +141,10 @@ class DeadlockError(RaftError):
     """FSM code waited for a future of its own node, which only the FSM thread can answer."""
 
 
+class NoThreadError(RaftError):
+    """The system gave no thread for one piece of work, which failed; the node goes on."""
+
+
 # ---- state machine, snapshots ----
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
-from raft.errors import ForkedProcessError
+from raft.errors import ForkedProcessError, NoThreadError
 
 T = TypeVar("T")
 
@@ -193,7 +193,10 @@ class ThreadGroup:
         self.on_crash: Callable[[str, BaseException], None] = lambda _name, _error: None
 
     def spawn(self, name: str, target: Callable[[], None]) -> Task:
-        """Start `target` on a thread called `<prefix>-<name>`."""
+        """Start `target` on a thread called `<prefix>-<name>`.
+
+        Raises `NoThreadError` when the system has none left: what was to be done failed, no more.
+        """
 
         def run() -> None:
             try:
@@ -202,7 +205,12 @@ class ThreadGroup:
                 self.on_crash(name, error)
 
         with self._lock:  # also while it starts: nobody may join all but this one
-            task = self._runtime.spawn(f"{self.prefix}-{name}", run)
+            try:
+                task = self._runtime.spawn(f"{self.prefix}-{name}", run)
+            except RuntimeError as exc:
+                raise NoThreadError(
+                    f"cannot start thread {name}: {exc}. See the limits of the process or container"
+                ) from exc
             self._tasks = [t for t in self._tasks if t.is_alive()]
             self._tasks.append(task)
         return task

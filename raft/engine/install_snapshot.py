@@ -69,10 +69,10 @@ class SnapshotReceiver:
         if self._receiving is not None and self._leader_term == request.term:
             rpc.respond(replace(refusal, term=request.term))
             return
-        self._receiving, self._leader_term = rpc, request.term
-        self._began = core.runtime.monotonic()
         core.log.info("receiving snapshot index=%d size=%d", request.last_log_index, request.size)
         core.threads.spawn("install", lambda: self._receive(rpc, request))
+        self._receiving, self._leader_term = rpc, request.term
+        self._began = core.runtime.monotonic()
 
     def finish(self, received: SnapshotReceived) -> None:
         """Install a snapshot that is durable here, unless it has been overtaken meanwhile."""

@@ -17,6 +17,7 @@ from raft.engine.progress import CountingReader
 from raft.errors import (
     LogCompactedError,
     LogCorruptError,
+    NoThreadError,
     PipelineNotSupportedError,
     RaftError,
     RaftInternalError,
@@ -277,14 +278,16 @@ class PeerReplicator:
     # ---- the pipeline: repl sends, pipe receives ----
 
     def _enter_pipeline(self, server: Server) -> None:
-        try:
-            pipeline = self._links.transport.append_entries_pipeline(server.id, server.address)
-        except PipelineNotSupportedError:
-            pipeline = _CallPipeline(self._links, server)
+        pipeline = _open_pipeline(self._links, server)
         with self._changed:
             self._pipeline = pipeline
             self._kicked = True
-        self._links.threads.spawn(f"pipe-{server.id}", lambda: self._receive(pipeline))
+        try:
+            self._links.threads.spawn(f"pipe-{server.id}", lambda: self._receive(pipeline))
+        except NoThreadError:
+            with self._changed:
+                self._broken = True  # nobody would hear its answers
+            raise
 
     def _leave_pipeline(self) -> None:
         """Tear the window down; what was not acknowledged will be sent again."""
@@ -451,6 +454,13 @@ def send_newest_snapshot(
         return meta, answer
     finally:
         reader.close()
+
+
+def _open_pipeline(links: Links, server: Server) -> AppendPipeline:
+    try:
+        return links.transport.append_entries_pipeline(server.id, server.address)
+    except PipelineNotSupportedError:
+        return _CallPipeline(links, server)
 
 
 class _CallPipeline:

@@ -12,7 +12,7 @@ from raft.engine.inbox import ConfigReloaded, VoteReceived
 from raft.engine.install_snapshot import SnapshotReceiver
 from raft.engine.request_vote import may_campaign
 from raft.engine.state import HardState
-from raft.errors import RaftError, RemoteError, StorageFailedError
+from raft.errors import NoThreadError, RaftError, RemoteError, StorageFailedError
 from raft.interfaces import WithPreVote
 from raft.messages import RequestPreVoteRequest, RequestVoteRequest
 from raft.metrics import count, measure
@@ -163,7 +163,11 @@ class Ballot:
 
     def send(self) -> None:
         """Ask; the answer comes as a message. No retry within a round."""
-        self.core.threads.spawn(f"vote-{self.server.id}", self._run)
+        try:
+            self.core.threads.spawn(f"vote-{self.server.id}", self._run)
+        except NoThreadError as error:
+            self.core.log.warning("vote not asked for peer=%s error=%s", self.server.id, error)
+            self._report(self.request.term, granted=False)
 
     def _run(self) -> None:
         try:
@@ -175,6 +179,9 @@ class Ballot:
         except (RaftError, OSError) as error:
             self.core.log.debug("vote request failed peer=%s error=%s", self.server.id, error)
             term, granted = self.request.term, False
+        self._report(term, granted=granted)
+
+    def _report(self, term: int, *, granted: bool) -> None:
         is_pre_vote = isinstance(self.request, RequestPreVoteRequest)
         self.core.inbox.post(VoteReceived(self.round, self.server.id, is_pre_vote, term, granted))
 

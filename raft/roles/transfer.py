@@ -17,6 +17,7 @@ from raft.errors import (
     LeadershipLostError,
     LeadershipTransferError,
     LeadershipTransferInProgressError,
+    NoThreadError,
     RaftError,
 )
 from raft.messages import TimeoutNowRequest
@@ -126,7 +127,10 @@ class Transfers:
             and index >= current.last_index
         ):
             current.phase = _Phase.ASKING
-            self._core.threads.spawn(f"transfer-{server_id}", lambda: self._call(current))
+            try:
+                self._core.threads.spawn(f"transfer-{server_id}", lambda: self._call(current))
+            except NoThreadError as error:
+                self._core.inbox.post(TransferAnswered(self._term, current, error))
 
     def _call(self, transfer: _Transfer) -> None:
         core, target = self._core, transfer.target

@@ -88,10 +88,9 @@ class UserRestores:
             unsettled=True,
         )
         core.log.info("restoring snapshot given by hand index=%d size=%d", meta.index, meta.size)
-        self._current = current = _Restore(
-            message, meta, core.runtime.event(), core.runtime.monotonic()
-        )
+        current = _Restore(message, meta, core.runtime.event(), core.runtime.monotonic())
         core.threads.spawn("restore", lambda: self._copy(current))
+        self._current = current
 
     def _copy(self, restore: _Restore) -> None:
         core = self._core

@@ -71,6 +71,7 @@ class ManualRuntime:
         self.test = getcurrent()
         self.now = _START
         self.chance = 0.0
+        self.no_thread_for = ""  # threads with this in their name cannot be started
         self._ready: deque[greenlet] = deque()
         self._timers: list[_Waiter] = []
         self._bytes_given = 0
@@ -150,6 +151,8 @@ class ManualRuntime:
     # ---- Runtime ----
 
     def spawn(self, name: str, target: Callable[[], None]) -> Task:
+        if self.no_thread_for and self.no_thread_for in name:
+            raise RuntimeError("can't start new thread")
         task = ManualTask(self, name, target)
         self._ready.append(task.greenlet)
         return task

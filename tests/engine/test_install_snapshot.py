@@ -7,7 +7,7 @@ import pytest
 from raft.engine.inbox import SnapshotReceived
 from raft.engine.install_snapshot import SnapshotReceiver, store_snapshot
 from raft.engine.state import CLUSTER_ID_KEY, HardState
-from raft.errors import SnapshotError, StorageFailedError
+from raft.errors import NoThreadError, SnapshotError, StorageFailedError
 from raft.messages import AppendEntriesRequest, InstallSnapshotRequest
 from raft.roles.candidate import Candidate
 from raft.roles.follower import Follower
@@ -297,6 +297,17 @@ def test_fewer_or_more_bytes_than_announced_are_an_error(make, content):
 
     assert isinstance(asked.error, SnapshotError)
     assert (node.snapshots.list(), node.core.state.commit_index) == ([], 0)
+
+
+def test_a_lack_of_threads_refuses_one_snapshot_and_not_the_next(make):
+    node = make()
+    node.runtime.no_thread_for = "install"
+    asked = send(node, install(2, 9, 2))
+
+    node.runtime.no_thread_for = ""
+
+    assert isinstance(asked.error, NoThreadError)
+    assert send(node, install(2, 9, 2)).response.success
 
 
 class Broken(io.BytesIO):

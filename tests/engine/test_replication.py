@@ -462,6 +462,22 @@ def test_a_peer_that_does_not_answer_the_pipeline_gets_a_new_connection():
     assert sent(bench.probe.request) == ((1, 1), [])
 
 
+def test_a_pipeline_without_a_thread_for_its_answers_is_tried_anew():
+    bench = Bench(1)
+    bench.runtime.no_thread_for = "pipe-"
+    bench.into_pipeline()
+    bench.append(3)
+
+    bench.runtime.no_thread_for = ""
+    bench.runtime.advance(0.05)
+    bench.probe.answer(yes(1))
+    bench.runtime.run()
+
+    first, second = bench.transport.pipelines
+    assert (first.is_closed, first.requests) == (True, [])
+    assert sent(second.requests[0]) == ((1, 1), [3])
+
+
 def test_a_peer_that_fails_on_entries_alone_is_waited_out_longer_each_time():
     """It answers each probe: that is no success yet."""
     bench = Bench(1).into_pipeline()

@@ -213,6 +213,17 @@ def test_peers_that_cannot_be_reached_neither_grant_nor_end_anything():
     assert node.core.state.role is RaftState.CANDIDATE
 
 
+def test_a_vote_that_no_thread_can_ask_for_is_one_not_granted():
+    """A limit of a container that is reached for a moment is no reason to halt."""
+    node = node_with(configuration=servers("n1", "n2", "n3"))
+    node.runtime.no_thread_for = "vote-n2"
+
+    node.play(Candidate, answers(node, n3=True))
+
+    assert node.core.state.role is RaftState.LEADER
+    assert [server_id for server_id, _ in requests(node, RequestVoteRequest)] == ["n3"]
+
+
 # ---- pre-vote (9.6) ----
 
 

@@ -146,6 +146,17 @@ def test_a_target_that_cannot_be_asked_ends_the_transfer():
     assert bench.node.apply(b"x").result(0) == 2
 
 
+def test_a_lack_of_threads_ends_the_transfer_and_not_the_node():
+    bench = ready()
+    bench.runtime.no_thread_for = "transfer"
+
+    future = bench.transfer()
+    settle(bench)
+
+    assert isinstance(future.error(0), LeadershipTransferError)
+    assert bench.is_leading()
+
+
 def test_nothing_new_is_taken_in_while_leadership_is_handed_over():
     """XFR-01, XFR-15, ETC-86, ETC-88, ETC-89"""
     bench = ready()
