@@ -7,6 +7,7 @@ the answer), 503 certainly not applied, try again, 504 the outcome is unknown: r
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, NoReturn
@@ -22,6 +23,7 @@ MAX_KEY = 512  # characters
 ANSWER_SECONDS = 5.0  # how long a request waits for its command to be applied
 CHANGE_SECONDS = 30.0  # how long for a membership change
 QUEUE_SECONDS = 2.0  # how long for a place in the leader's queue
+_DEEPEST = 100  # lists and objects in each other
 APPLIED_HEADER = "X-Raft-Applied-Index"
 
 
@@ -200,13 +202,35 @@ def read_json() -> Any:
     if not body:
         raise BadInputError('the body is empty: send a JSON value, such as 1 or "text"')
     try:
-        return json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(
+            body.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite
+        )
+        _check_depth(value, _DEEPEST)
     except (ValueError, RecursionError) as exc:
         raise BadInputError(f"the body is not UTF-8 JSON: {exc}") from exc
+    return value
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} is too large for a number")
+    return number
+
+
+def _check_depth(value: object, left: int) -> None:
+    """Refuse here what would be too deep to be written again, in every later answer."""
+    if not left:
+        raise ValueError(f"lists and objects lie more than {_DEEPEST} deep in each other")
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            _check_depth(item, left - 1)
 
 
 def fields(*names: str) -> list[str]:

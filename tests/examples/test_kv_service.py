@@ -83,8 +83,8 @@ def test_a_consistent_read_goes_through_the_log(service: Service) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"\xff", b"{", b"NaN", b"[" * 100_000],
-    ids=["empty", "utf8", "half", "nan", "deep"],
+    [b"", b"\xff", b"{", b"NaN", b"1e999", b"[" * 100_000, b"[" * 900 + b"]" * 900],
+    ids=["empty", "utf8", "half", "nan", "infinite", "deep", "too deep to answer"],
 )
 def test_a_body_that_is_no_utf8_json_is_refused_and_changes_nothing(
     service: Service, body: bytes
