@@ -74,6 +74,22 @@ def test_a_leader_without_the_votes_of_a_majority_is_found():
     assert "without a majority" in found
 
 
+def test_a_leader_that_leads_on_with_a_failed_disk_is_found():
+    def story(cluster, leader):
+        for is_unfit, commits in [(True, 60), (False, 1), (True, 60), (True, 1)]:
+            leader.node._core.disk.is_unfit = is_unfit
+            assert cluster.invariants.violations == []
+            for _ in range(commits):
+                cluster._check_disk(leader)
+        leader.node._core.disk.is_unfit = False
+        found, cluster.invariants.violations = cluster.invariants.violations, []
+        return leader.id, found
+
+    leader_id, found = in_led_cluster(story, 3)
+
+    assert found == [f"disk: {leader_id} leads on though its disk has failed"]
+
+
 def test_a_node_that_fails_ends_the_run(monkeypatch):
     def break_it(self, _):
         raise RaftInternalError("broken on purpose")

@@ -46,6 +46,7 @@ from raft.types import (
 _CALL_PERIOD = 0.1  # seconds between looks whether the process that is asked has died
 _START_PERIOD = 0.1  # seconds between looks whether a starting process has died
 _LONGEST_UPTIME = 10_000.0  # seconds that a monotonic clock may be ahead of another
+_MOST_COMMITS_UNFIT = 60  # by a leader before it has noticed that its disk failed, and left
 _NOTHING_SEEN = (NO_TERM, NO_INDEX, RaftState.FOLLOWER)
 _LARGEST_WALL_ERROR = 3600.0  # seconds that the time of day may be wrong
 
@@ -76,6 +77,7 @@ class SimServer:
         self.fsm: MarkedFSM | None = None
         self.last_seen = _NOTHING_SEEN
         self.last_led = NO_TERM
+        self.commits_unfit = 0  # times that it found more committed, leading with a failed disk
 
     def __str__(self) -> str:
         return self.id
@@ -333,6 +335,7 @@ class SimCluster:
             self.invariants.applied(server.id, term, committed)
         if role is RaftState.LEADER:
             self._note_leader(server, term)
+            self._check_disk(server)
             if seen[0] == term and seen[1] < commit_index:
                 self.invariants.committed_own(term)
                 self._check_commit(server, term, commit_index)
@@ -353,6 +356,13 @@ class SimCluster:
                 return
             counts.append(f"{have} of {[voter.id for voter in voters]}")
         self.invariants.fail(f"commit: {leader.id} at {index} of term {term}: {counts}")
+
+    def _check_disk(self, leader: SimServer) -> None:
+        """Check that a leader whose disk has failed soon leads no more (departure 8)."""
+        is_unfit = leader.node is not None and leader.node._core.disk.is_unfit
+        leader.commits_unfit = leader.commits_unfit + 1 if is_unfit else 0
+        if leader.commits_unfit > _MOST_COMMITS_UNFIT:
+            self.invariants.fail(f"disk: {leader.id} leads on though its disk has failed")
 
     def _look_for_failure(self, server: SimServer) -> None:
         """See why a node has shut itself down; there are reasons for which it should."""

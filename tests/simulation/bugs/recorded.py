@@ -25,7 +25,7 @@ RECORDED = {
     "nothing is read anew after an error": (15, "invariant"),
     "tail outlives its leadership": (0, "invariant"),
     "leadership ends before its write": (10, "invariant"),
-    "leader with a failed disk leads on": (72, "liveness"),
+    "leader with a failed disk leads on": (21, "invariant"),
     "commit index kept for what no quorum has": (7, "invariant"),
     "heartbeat of an old leader is answered": (1, "invariant"),
     "spoiled entries are read": (0, "invariant"),
