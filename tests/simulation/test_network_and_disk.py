@@ -472,6 +472,16 @@ def test_whoever_follows_a_leader_has_its_term_on_disk():
     assert in_world(run) == ["b follows a leader of term 2, not on its disk"]
 
 
+def test_whoever_acknowledges_entries_has_the_id_of_its_cluster_on_disk():
+    def run(world):
+        world.network.witness.has_cluster_id = lambda server: server != "b"
+        world.a.append_entries("b", "b:1", HEARTBEAT)
+        world.a.append_entries("b", "b:1", appending(1, 3))
+        return world.network.invariants.violations
+
+    assert in_world(run) == ["identity: b has no cluster's id on its disk"]
+
+
 def test_wrong_members_are_found_where_entries_or_a_snapshot_are_accepted():
     def run(world):
         world.network.witness.wrong_members = lambda _, index: f"has {index}"

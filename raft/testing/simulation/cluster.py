@@ -12,6 +12,7 @@ from typing import Any
 
 from raft.bootstrap import bootstrap_cluster
 from raft.config import Config
+from raft.engine.state import CLUSTER_ID_KEY
 from raft.errors import LogCorruptError, RaftInternalError, SnapshotError, UnsettledSnapshotError
 from raft.node import Raft
 from raft.runtime import Deadline
@@ -77,7 +78,6 @@ class SimServer:
         self.fsm: MarkedFSM | None = None
         self.last_seen = _NOTHING_SEEN
         self.last_led = NO_TERM
-        self.commits_unfit = 0  # times that it found more committed, leading with a failed disk
 
     def __str__(self) -> str:
         return self.id
@@ -217,6 +217,10 @@ class ServerWitness(Witness):
         """Look into the vote record."""
         return self._servers[server_id].disk.content.vote().term >= term
 
+    def has_cluster_id(self, server_id: ServerID) -> bool:
+        """Look for it among the values."""
+        return CLUSTER_ID_KEY in self._servers[server_id].disk.content.values
+
     def has_durably(self, server_id: ServerID, index: int, term: int) -> bool:
         """Look into log and snapshots."""
         return self._servers[server_id].disk.has_durably(index, term)
@@ -273,6 +277,7 @@ class SimCluster:
         self.configure = configure
         self._prefix = prefix
         self._last_leader = ""
+        self._unfit: dict[ServerID, int] = {}  # commits of leaders since their disks failed
         if network is not None:
             return  # of another cluster, which is the one that is looked at
         scheduler.on_step = self.check
@@ -360,8 +365,9 @@ class SimCluster:
     def _check_disk(self, leader: SimServer) -> None:
         """Check that a leader whose disk has failed soon leads no more (departure 8)."""
         is_unfit = leader.node is not None and leader.node._core.disk.is_unfit
-        leader.commits_unfit = leader.commits_unfit + 1 if is_unfit else 0
-        if leader.commits_unfit > _MOST_COMMITS_UNFIT:
+        commits = self._unfit.get(leader.id, 0) + 1 if is_unfit else 0
+        self._unfit[leader.id] = commits
+        if commits > _MOST_COMMITS_UNFIT:
             self.invariants.fail(f"disk: {leader.id} leads on though its disk has failed")
 
     def _look_for_failure(self, server: SimServer) -> None:

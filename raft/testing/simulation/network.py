@@ -97,6 +97,10 @@ class Witness:
         """Tell whether a server that follows a leader has its term on disk."""
         return True
 
+    def has_cluster_id(self, _server_id: ServerID) -> bool:
+        """Tell whether a server that acknowledges entries has its cluster's id on disk."""
+        return True
+
     def has_durably(self, _server_id: ServerID, _index: int, _term: int) -> bool:
         """Tell whether a server has an entry on disk that it acknowledges."""
         return True
@@ -278,6 +282,8 @@ class SimNetwork:
         if request.entries:
             index, term = request.entries[-1].index, request.entries[-1].term
         if index:
+            if not self.witness.has_cluster_id(host):
+                self.invariants.fail(f"identity: {host} has no cluster's id on its disk")
             self.invariants.acknowledged(host, EntryID(term, index), request.term)
             if not self.witness.has_durably(host, index, term):
                 self.invariants.fail(f"{host} acknowledged entry {index}, not on its disk")
