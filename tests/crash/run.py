@@ -45,7 +45,7 @@ SYNCS = {
     "database": ("log", "raft.db"),
     "creation": ("log", "raft.db.new*"),
     "names": ("log", ""),
-    "backup": ("old log", "copy.db.new"),
+    "backup": ("old log", "copy.db.*.new"),
     "state": ("snapshots", "*/state.bin"),
     "meta": ("snapshots", "*/meta.json*"),
     "snapshot-names": ("snapshots", "*.tmp"),

@@ -464,12 +464,14 @@ def test_a_connection_long_idle_gives_way(make, monkeypatch):
     b = make("b", max_inbound=1)
     b.deliver_to(answer_with(RESPONSE))
     idle, newcomer = make("a"), make("c")
-    idle.append_entries("b", b.local_addr(), REQUEST)
-    (inbound,) = b._server._inbound  # not idle before it knows that its answer has left
-    wait_for(lambda: inbound.idle_seconds() > 0.0, 10.0, "an idle connection")
 
-    assert newcomer.append_entries("b", b.local_addr(), REQUEST) == RESPONSE
-    assert idle.append_entries("b", b.local_addr(), REQUEST) == RESPONSE  # it dials anew
+    def all_are_idle():
+        """They are not before `b` knows that its answer has left."""
+        return all(inbound.idle_seconds() > 0.0 for inbound in list(b._server._inbound))
+
+    for caller in (idle, newcomer, idle):  # which dials anew
+        assert caller.append_entries("b", b.local_addr(), REQUEST) == RESPONSE
+        wait_for(all_are_idle, 10.0, "idle connections")
 
 
 def test_a_connection_is_not_idle_while_a_request_comes_in(make, monkeypatch):
