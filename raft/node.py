@@ -155,6 +155,12 @@ class Raft:
 
     # ---- the main thread ----
 
+    @property
+    def _mine(self) -> Core:
+        """The parts, for a call from outside: not in a forked child, which has no threads."""
+        self._guard.check()
+        return self._core
+
     def _run_main(self) -> None:
         core = self._core
         receiver = SnapshotReceiver(core)
@@ -212,9 +218,9 @@ class Raft:
     def _submit_apply(
         self, kind: LogType, data: bytes, extensions: bytes, timeout: float | None
     ) -> ApplyFuture:
-        self._guard.check()
-        if self._core.metrics is not None:
-            count(self._core.metrics, _CALLS[kind])
+        core = self._mine
+        if core.metrics is not None:
+            count(core.metrics, _CALLS[kind])
         if not isinstance(data, bytes):
             raise TypeError(f"a command is bytes, not {type(data).__name__}: encode it first")
         check_type("extensions", extensions, bytes)
@@ -229,10 +235,10 @@ class Raft:
             )
             return future
         # FSM code never waits for room: nobody but the FSM thread can make any.
-        deadline = self._deadline(timeout, waits=not self._core.fsm.is_current())
+        deadline = self._deadline(timeout, waits=not core.fsm.is_current())
         message = Apply(kind, data, extensions, future)
         if self._leads_not():
-            message.fail(self._core.not_leader())  # and not only once a slow FSM gives bytes back
+            message.fail(core.not_leader())  # and not only once a slow FSM gives bytes back
             return future
         if not self._budget.acquire(message.size(), deadline):
             future.fail(EnqueueTimeoutError("timed out: too many bytes are unanswered"))
@@ -248,8 +254,7 @@ class Raft:
 
     def _submit(self, message: ClientMessage, deadline: Deadline) -> None:
         """Post a request of the leader's, or answer it at once where there is none."""
-        self._guard.check()
-        core = self._core
+        core = self._mine
         if self._leads_not():
             message.fail(core.not_leader())
             return
@@ -346,7 +351,7 @@ class Raft:
     def get_configuration(self) -> ConfigurationFuture:
         """Return the latest configuration, committed or not, answered already."""
         future = ConfigurationFuture(self._host)
-        now = self._core.state.published()
+        now = self._mine.state.published()
         future.set_index(now.configuration_index)
         future.respond(now.configuration)
         return future
@@ -359,7 +364,7 @@ class Raft:
         Ends at the latest when the lease runs out and the node steps down.
         """
         future: Future[None] = Future(self._host)
-        count(self._core.metrics, "raft.verify_leader")
+        count(self._mine.metrics, "raft.verify_leader")
         self._submit(VerifyLeader(future), self._deadline(None))
         return future
 
@@ -406,8 +411,7 @@ class Raft:
             TimeoutError: none was known within `timeout` seconds.
             RaftShutdownError: the node is shut down.
         """
-        self._guard.check()
-        found = self._core.state.wait_for_leader(timeout)
+        found = self._mine.state.wait_for_leader(timeout)
         if found is None:
             if self._core.state.role is RaftState.SHUTDOWN:
                 raise ShutdownNotAppliedError("raft is already shut down")
@@ -416,7 +420,7 @@ class Raft:
 
     def leader_with_id(self) -> tuple[ServerAddress, ServerID]:
         """Return the address and id of the leader as known here, empty texts for none."""
-        return self._core.state.leader()
+        return self._mine.state.leader()
 
     def leader_ch(self) -> LatestValue:
         """Return the channel that holds True when this node has become leader, then False.
@@ -424,7 +428,7 @@ class Raft:
         A level: an unread value is replaced, so a change and its reversal show as the same value
         again. There is one per node, for one reader.
         """
-        return self._core.leader_ch
+        return self._mine.leader_ch
 
     # ---- snapshots ----
 
@@ -452,7 +456,7 @@ class Raft:
             NotAppliedError, SnapshotError, DeadlockError: nothing was changed.
             OutcomeUnknownError: leadership was lost; look at the state first.
         """
-        count(self._core.metrics, "raft.restore")
+        count(self._mine.metrics, "raft.restore")
         self._host.check_may_wait()
         future: IndexFuture[None] = IndexFuture(self._host)
         self._submit(UserRestore(meta, reader, future), self._deadline(timeout))
@@ -462,31 +466,31 @@ class Raft:
 
     def state(self) -> RaftState:
         """Return the role."""
-        return self._core.state.role
+        return self._mine.state.role
 
     def current_term(self) -> int:
         """Return the term."""
-        return self._core.state.term
+        return self._mine.state.term
 
     def last_index(self) -> int:
         """Return the last index of log or snapshot."""
-        return self._core.raft_log.last_index()
+        return self._mine.raft_log.last_index()
 
     def commit_index(self) -> int:
         """Return the last index known to be committed."""
-        return self._core.state.commit_index
+        return self._mine.state.commit_index
 
     def applied_index(self) -> int:
         """Return the last index that the FSM has really applied."""
-        return self._core.state.applied_index
+        return self._mine.state.applied_index
 
     def last_contact(self) -> float | None:
         """Return when the leader was last heard, on the monotonic clock; None for never."""
-        return self._core.state.last_contact
+        return self._mine.state.last_contact
 
     def cluster_id(self) -> str | None:
         """Return the id of the cluster this node's data belongs to, None before it has one."""
-        return self._core.cluster_id
+        return self._mine.cluster_id
 
     @property
     def failure(self) -> BaseException | None:
@@ -495,7 +499,7 @@ class Raft:
 
     def stats(self) -> dict[str, str]:
         """Return the numbers an operator wants to see, as texts, by the original's names."""
-        return describe(self._core)
+        return describe(self._mine)
 
     # ---- settings, observers, shutdown ----
 
@@ -519,10 +523,12 @@ class Raft:
 
     def register_observer(self, observer: Observer) -> None:
         """Have an observer told of what happens; see `Observer`."""
+        self._guard.check()
         self._events.register(observer)
 
     def deregister_observer(self, observer: Observer) -> None:
         """Tell an observer no more."""
+        self._guard.check()
         self._events.deregister(observer)
 
     def shutdown(self) -> Future[None]:

@@ -327,6 +327,14 @@ def test_a_forked_child_is_told_the_cure_and_the_parent_goes_on() -> None:
             lambda: node.verify_leader(),
             lambda: node.wait_for_leader(1),
             lambda: node.add_voter("x", "x:1"),
+            lambda: node.get_configuration(),
+            lambda: node.leader_with_id(),
+            lambda: node.leader_ch(),
+            lambda: node.state(),  # or else a leader at the fork would lead for ever
+            lambda: node.stats(),  # a lock that was held at the fork is held for ever
+            lambda: node.commit_index(),
+            lambda: node.cluster_id(),
+            lambda: node.register_observer(Observer(None)),
         ]
 
         child = os.fork()
