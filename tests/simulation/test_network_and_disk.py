@@ -280,6 +280,34 @@ def test_a_snapshot_may_take_as_long_as_a_large_one():
     assert in_world(run) > 1001.0
 
 
+@pytest.mark.parametrize(("is_cut", "earliest"), [(False, 0.1), (True, 1.5)])
+def test_who_still_reads_a_snapshot_that_was_given_up_hears_of_it_when_something_gets_through(
+    is_cut, earliest
+):
+    def story(world):
+        scheduler, request = world.scheduler, InstallSnapshotRequest(A, 2, 9, 2, size=1000)
+        noticed = []
+
+        def read(rpc):
+            try:
+                while rpc.reader.read(100):
+                    pass
+            except ConnectionLostError:
+                noticed.append(scheduler.now)
+
+        world.b.deliver_to(read)
+        if is_cut:
+            scheduler.call_later(0.05, lambda: world.network.close_way("a:1", "b:1"))
+            scheduler.call_later(1.5, world.network.heal)
+        began = scheduler.now
+        with pytest.raises(RPCTimeoutError):  # the file ends before its size
+            world.a.install_snapshot("b", "b:1", request, io.BytesIO(b"x"), timeout=0.1)
+        scheduler.sleep(10.0)
+        return noticed[0] - began
+
+    assert earliest < in_world(story) < earliest + 0.5
+
+
 def test_closing_fails_the_calls_under_way_and_those_that_follow():
     def run(world):
         world.scheduler.call_later(1.0, world.a.close)

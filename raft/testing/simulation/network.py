@@ -173,6 +173,10 @@ class SimNetwork:
         """Tell whether messages pass this way now."""
         return (source, target) not in self.closed_ways
 
+    def gets_through(self, source: ServerAddress, target: ServerAddress) -> bool:
+        """Tell whether nothing gets lost on this way now."""
+        return self.is_open(source, target) and not self.loss
+
     def host(self, address: ServerAddress) -> Host | None:
         """Return who answers at an address, None when nobody does."""
         host = self.hosts.get(address)

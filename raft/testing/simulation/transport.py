@@ -41,6 +41,7 @@ _TIMEOUT = 10.0  # seconds; of a call that names none
 _DIAL_TIMEOUT = 1.0
 _RESET_SECONDS = 2.0  # the longest that a broken connection goes unnoticed
 _STREAM_TIMEOUT = 5.0  # between two pieces of a snapshot
+_NOTICE_SECONDS = 0.2  # that the end of a connection takes to be heard, and between two tries
 _PIECE_BYTES = 512  # a snapshot travels in pieces this small, so that much can happen meanwhile
 _PIECE_SECONDS = 0.01  # the longest a piece takes to be sent
 
@@ -393,8 +394,11 @@ class _Stream:
             self._scheduler.call_later(delay, lambda: self._feed(piece))
 
     def end(self) -> None:
-        """Send no more; a reader that still wants something finds the stream broken."""
-        self._scheduler.call_later(_STREAM_TIMEOUT, self._break)
+        """Send no more; a reader that still wants something finds the stream broken.
+
+        That is as soon as word of it gets through.
+        """
+        self._hang_up(self._scheduler.now + _STREAM_TIMEOUT)
 
     def read(self, size: int = -1, /) -> bytes:
         """Return what has arrived, waiting for something; nothing at the end."""
@@ -421,6 +425,13 @@ class _Stream:
         self._wake()
         if self._echo is not None:
             self._echo._feed(piece)
+
+    def _hang_up(self, until: float) -> None:
+        network, now = self._source.network, self._scheduler.now
+        if network.gets_through(self._source.address, self._target) or now >= until:
+            self._scheduler.call_later(max(self._arrives_at - now, _NOTICE_SECONDS), self._break)
+        else:
+            self._scheduler.call_later(_NOTICE_SECONDS, lambda: self._hang_up(until))
 
     def _break(self) -> None:
         self._is_broken = True
