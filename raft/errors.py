@@ -119,7 +119,7 @@ class LeadershipTransferError(RaftError):
 
 
 class InvalidConfigError(RaftError, ValueError):
-    """A field of `Config` is out of range; the message names the field and the bound."""
+    """A field of `Config`, or an argument, is out of range; the message names it and the bound."""
 
 
 class ClusterMismatchError(RaftError):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from raft.codec import decode_message
 from raft.errors import (
     ConnectionLostError,
+    InvalidConfigError,
     ProtocolError,
     RemoteError,
     TransportError,
@@ -36,7 +37,7 @@ from raft.transport.pool import ConnectionPool, Target
 from raft.transport.server import Server
 from raft.transport.snapshot_stream import send_snapshot
 from raft.transport.stream import StreamLayer
-from raft.types import ServerAddress, ServerID
+from raft.types import ServerAddress, ServerID, check_type
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ DEFAULT_TIMEOUT = 10.0  # seconds, as the original's examples
 DEFAULT_MAX_POOL = 3  # a caller each for entries, heartbeats and elections
 DEFAULT_MAX_INBOUND = 256  # far above what a cluster needs, far below a process's descriptors
 DEFAULT_HANDSHAKE_TIMEOUT = 5.0  # seconds; an honest peer needs one round trip
+_LONGEST_TIMEOUT = 86400.0  # seconds; an operating system counts milliseconds in 32 bits
 _CLOSE_LIMIT = 5.0  # seconds to wait for the threads when closing
 
 
@@ -52,7 +54,8 @@ class NetworkTransport(Calls):
 
     Until then connections wait to be accepted. Call `identify` first, so that no request is taken
     in for another server. `timeout`, in seconds, bounds each step of a call: dialing, sending,
-    waiting for the answer. An address provider's word wins over the address given in a call.
+    waiting for the answer. An address provider's word wins over the address given in a call. The
+    layer is the transport's from now on: it is closed with it, or when an argument is refused.
     """
 
     def __init__(
@@ -66,6 +69,11 @@ class NetworkTransport(Calls):
         handshake_timeout: float = DEFAULT_HANDSHAKE_TIMEOUT,
         runtime: Runtime = THREADS,
     ) -> None:
+        try:
+            _check_bounds(timeout, handshake_timeout, max_pool, max_inbound)
+        except Exception:
+            layer.close()
+            raise
         self._guard = ForkGuard("transport")
         self._runtime = runtime
         self._layer = layer
@@ -271,6 +279,20 @@ class NetworkTransport(Calls):
         if self._closed:
             return TransportShutdownError("transport is closed")
         return error
+
+
+def _check_bounds(
+    timeout: float, handshake_timeout: float, max_pool: int, max_inbound: int
+) -> None:
+    for name, seconds in (("timeout", timeout), ("handshake_timeout", handshake_timeout)):
+        if not 0.0 < seconds <= _LONGEST_TIMEOUT:
+            raise InvalidConfigError(
+                f"{name} must be more than 0 s and at most {_LONGEST_TIMEOUT:.0f} s, not {seconds}"
+            )
+    for name, count, least in (("max_pool", max_pool, 0), ("max_inbound", max_inbound, 1)):
+        check_type(name, count, int)
+        if count < least:
+            raise InvalidConfigError(f"{name} must be at least {least}, not {count}")
 
 
 def _decode(frame: tuple[int, bytes], request: Request, kind: type[R]) -> R:

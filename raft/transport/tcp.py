@@ -315,7 +315,8 @@ class TCPTransport(NetworkTransport):
         handshake_timeout: seconds a connection has to say who it is.
 
     Raises:
-        InvalidConfigError: no other server could dial the address; give `advertise`.
+        InvalidConfigError: no other server could dial the address, give `advertise`; a timeout or
+            a count is out of range.
         OSError: the address cannot be bound.
     """
 

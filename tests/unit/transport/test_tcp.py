@@ -85,6 +85,25 @@ def test_a_bind_address_that_is_none_names_its_fault():
         TCPTransport("nonsense")
 
 
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("timeout", 0.0),
+        ("timeout", float("inf")),
+        ("timeout", float("nan")),
+        ("handshake_timeout", -1.0),
+        ("max_pool", -1),
+        ("max_inbound", 0),
+    ],
+)
+def test_an_argument_out_of_range_is_named_and_the_port_is_free_again(layer, argument, value):
+    port = split_address(layer.local_addr())[1]
+    layer.close()
+    with pytest.raises(InvalidConfigError, match=f"^{argument} must be"):
+        TCPTransport(f"127.0.0.1:{port}", **{argument: value})
+    TCPTransport(f"127.0.0.1:{port}").close()
+
+
 def test_what_the_system_says_of_a_bind_passes_through(layer):
     with pytest.raises(OSError, match="in use"):
         TCPStreamLayer(layer.local_addr(), None, THREADS)
