@@ -42,6 +42,16 @@ def replaced_by(stable: StableStore) -> EntryID:
     return EntryID(int(term), int(index))
 
 
+def damage_mark(stable: StableStore) -> tuple[int, int]:
+    """Return `upto` and `after_term` of `Damage` as they were last stored."""
+    try:
+        numbers = [int(part) for part in stable.get(DAMAGE_KEY).split()]
+    except KeyNotFoundError:
+        numbers = []
+    upto, after_term, *_ = *numbers, NO_INDEX, NO_TERM
+    return upto, after_term
+
+
 class Damage:
     """How far the log must reach before this node is whole again. Main thread, but `cut_off`."""
 
@@ -59,11 +69,7 @@ class Damage:
 
     def load(self) -> None:
         """Read the mark; before the node runs."""
-        try:
-            found = [int(part) for part in self._stable.get(DAMAGE_KEY).split()] or [NO_INDEX]
-        except KeyNotFoundError:
-            found = [NO_INDEX]
-        self.upto, self.after_term = found[0], found[1] if len(found) > 1 else NO_TERM
+        self.upto, self.after_term = damage_mark(self._stable)
 
     def cut_off(self, index: int) -> None:
         """Give up a spoiled entry and all behind it; the disk thread, or before the node runs.

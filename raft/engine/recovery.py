@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from raft.codec import dumps, encode_configuration, loads
 from raft.config import Config
-from raft.engine.damage import DAMAGE_KEY, note_replaced, replaced_by
+from raft.engine.damage import DAMAGE_KEY, damage_mark, note_replaced, replaced_by
 from raft.engine.raft_log import RaftLog
 from raft.engine.start_up import newest_end, restore_newest, usable_snapshots
 from raft.engine.state import CLUSTER_ID_KEY, load_cluster_id
@@ -146,10 +146,7 @@ class _HeldSink:
 
 def _forget_damage(stable: StableStore) -> None:
     """Let a server vote that waited for spoiled entries: who could have sent them is given up."""
-    try:
-        upto = int(stable.get(DAMAGE_KEY) or b"0")
-    except KeyNotFoundError:
-        return
+    upto, _ = damage_mark(stable)
     if upto:
         _log.warning("recovered a log that was damaged, and whole up to index=%d before", upto)
         stable.set(DAMAGE_KEY, b"0")

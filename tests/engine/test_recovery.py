@@ -6,7 +6,7 @@ import pytest
 
 from raft import recover_cluster
 from raft.config import Config
-from raft.engine.damage import DAMAGE_KEY, note_replaced
+from raft.engine.damage import note_replaced
 from raft.engine.recovery import derive_cluster_id
 from raft.engine.state import CLUSTER_ID_KEY, HardState
 from raft.errors import (
@@ -199,7 +199,7 @@ def test_only_commands_are_applied_and_one_by_one():
 def test_a_server_that_waited_for_spoiled_entries_waits_no_more():
     """Departure 16: it may lack what it acknowledged, but nobody is left to send that."""
     site = Site()
-    site.store.set(DAMAGE_KEY, b"9")
+    site.node().core.damage.fell_back(EntryID(4, 9))
     assert not site.node().core.damage.is_whole()
 
     writes = site.recover()

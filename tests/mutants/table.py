@@ -982,7 +982,7 @@ DAMAGE = Target(
         Mutant("a damaged log is not whole", "return self.upto == NO_INDEX", "return True"),
         Mutant(
             "the mark outlives a restart",
-            "self.upto, self.after_term = found[0], found[1] if len(found) > 1 else NO_TERM",
+            "self.upto, self.after_term = damage_mark(self._stable)",
             "self.upto = NO_INDEX",
         ),
         Mutant(
