@@ -165,7 +165,7 @@ def position_of(connection: sqlite3.Connection) -> Position:
 
 
 def _connect(path: str) -> sqlite3.Connection:
-    return sqlite3.connect(
+    connection = sqlite3.connect(
         path,
         uri=path.startswith("file:"),  # ours are absolute, so no path of a user's begins so
         timeout=0,  # nobody is worth waiting for
@@ -173,6 +173,9 @@ def _connect(path: str) -> sqlite3.Connection:
         check_same_thread=False,  # the store's lock sees to that
         cached_statements=256,
     )
+    # One bit makes a text of bytes. Whoever reads them sees that; it must not be an error here.
+    connection.text_factory = lambda text: text.decode(errors="replace")
+    return connection
 
 
 def _set_up(connection: sqlite3.Connection, synchronous: str) -> None:

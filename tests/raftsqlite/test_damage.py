@@ -335,6 +335,7 @@ def test_a_write_ahead_log_without_frames_is_fine(tmp_path, content):
         "UPDATE stable SET key = x'6b6578' WHERE key = x'6b6579'",
         "UPDATE stable SET kind = 'uint64' WHERE key = x'6b6579'",
         "UPDATE stable SET value = 'value' WHERE key = x'6b6579'",
+        "UPDATE stable SET value = CAST(x'ff' AS TEXT) WHERE key = x'6b6579'",
         "UPDATE stable SET checksum = 5 WHERE key = x'6b6579'",
     ],
 )
@@ -385,7 +386,16 @@ def test_a_page_that_hides_its_rows_is_noticed(store, path):
 # ---- entries ----
 
 
-@pytest.mark.parametrize("damage", ["type = 77", "term = -1", "data = 'text'", "data = x'00'"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "type = 77",
+        "term = -1",
+        "data = 'text'",
+        "data = CAST(x'ff' AS TEXT)",
+        "data = x'00'",
+    ],
+)
 def test_a_node_gives_up_a_damaged_row_and_what_is_behind_it(store, damage):
     members = Configuration([Server(name, f"{name}:1") for name in ("n1", "n2", "n3")])
     config, snapshots = fast_config("n1"), InmemSnapshotStore()
