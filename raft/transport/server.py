@@ -16,6 +16,7 @@ from raft.codec import decode_message
 from raft.errors import (
     ClusterMismatchError,
     ConnectionLostError,
+    NoThreadError,
     ProtocolError,
     RaftError,
     RPCTimeoutError,
@@ -336,7 +337,7 @@ class Server:
                 if stream is not None:
                     self._admit(stream)
                 failures = 0
-            except (OSError, RuntimeError, TransportError) as exc:
+            except (OSError, NoThreadError, TransportError) as exc:
                 # Out of descriptors or threads, as a rule: others need a moment to let go of some.
                 if self._closing.is_set():
                     return
@@ -387,7 +388,7 @@ class Server:
         run: Callable[[], None] = inbound.run
         try:
             threads.spawn(name, run)
-        except RuntimeError:
+        except NoThreadError:
             inbound.close()
             self.forget(inbound)
             raise

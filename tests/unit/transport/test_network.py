@@ -626,6 +626,27 @@ def test_closing_ends_the_pause_after_a_failure(monkeypatch):
     assert transport_threads() == []
 
 
+def test_a_connection_that_gets_no_thread_is_closed_and_the_next_is_served(make, caplog):
+    """A limit of threads that is reached for a moment must not leave a server deaf."""
+    refused = []
+
+    class Scarce(ThreadRuntime):
+        def spawn(self, name, target):
+            if "-conn-" in name and not refused:
+                refused.append(name)
+                raise RuntimeError("can't start new thread")
+            return super().spawn(name, target)
+
+    a, b = make("a", timeout=5.0), make("b", runtime=Scarce(), max_inbound=1)
+    b.deliver_to(answer_with(RESPONSE))
+
+    assert isinstance(
+        raised_by(lambda: a.append_entries("b", b.local_addr(), REQUEST)), PeerUnreachableError
+    )
+    assert a.append_entries("b", b.local_addr(), REQUEST) == RESPONSE
+    assert [line for line in complaints(caplog) if "can't start new thread" in line]
+
+
 # ---- pipelines ----
 
 
