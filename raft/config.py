@@ -118,10 +118,29 @@ def default_config() -> Config:
 
 
 def validate_config(config: Config) -> None:
-    """Raise `InvalidConfigError` naming the first field that is out of range."""
-    for is_wrong, message in _faults(config):
-        if is_wrong:
-            raise InvalidConfigError(message)
+    """Raise `InvalidConfigError` naming the first field that is out of range, or no number."""
+    for look in (_wrong_types, _faults):
+        for is_wrong, message in look(config):
+            if is_wrong:
+                raise InvalidConfigError(message)
+
+
+def _wrong_types(c: Config) -> list[tuple[bool, str]]:
+    """Return the checks of types; of 1e4 entries, say, a thread would hear much later.
+
+    They come first: what is no number can be compared with none.
+    """
+    kinds: dict[str, tuple[type | tuple[type, ...], str]] = {
+        "ServerID": (str, "a text"),
+        "int": (int, "a whole number (int)"),
+        "float": ((int, float), "a number"),
+    }
+    checks = []
+    for each in fields(c):
+        kind, what = kinds.get(str(each.type), (object, ""))
+        value = getattr(c, each.name)
+        checks.append((not isinstance(value, kind), f"{each.name} must be {what}: {value!r}"))
+    return checks
 
 
 def _faults(c: Config) -> list[tuple[bool, str]]:
@@ -215,6 +234,10 @@ def _own_faults(c: Config) -> list[tuple[bool, str]]:
             c.notify_ch is not None and not isinstance(c.notify_ch, LatestValue),
             "notify_ch is no LatestValue: a queue could make consensus wait for its reader",
         ),
+        (
+            not _are_exceptions(c.fsm_halt_on),
+            "fsm_halt_on must be a tuple of exception types, or None for the built-in list",
+        ),
         *_too_long(c),
         *((not value > 0, f"{name} must be greater than 0") for name, value in positive),
         *((value < 0, f"{name} cannot be negative") for name, value in not_negative),
@@ -231,3 +254,12 @@ def _own_faults(c: Config) -> list[tuple[bool, str]]:
             "max_pending_bytes must hold at least one command of max_command_bytes",
         ),
     ]
+
+
+def _are_exceptions(kinds: object) -> bool:
+    """Tell whether `isinstance` takes this, which is asked only once an FSM has raised."""
+    if kinds is None:
+        return True
+    return isinstance(kinds, tuple) and all(
+        isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds
+    )

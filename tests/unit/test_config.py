@@ -65,6 +65,14 @@ FAULTS = [
     ({"shutdown_timeout": math.inf}, "shutdown_timeout is too long"),
     ({"disk_stall_timeout": math.inf}, "disk_stall_timeout is too long"),
     ({"notify_ch": queue.Queue(1)}, "notify_ch is no LatestValue"),
+    ({"local_id": 1}, "local_id must be a text: 1"),
+    ({"trailing_logs": 1e4}, "trailing_logs must be a whole number"),
+    ({"max_append_entries": 64.0}, "max_append_entries must be a whole number"),
+    ({"heartbeat_timeout": "1"}, "heartbeat_timeout must be a number: '1'"),
+    ({"snapshot_interval": None}, "snapshot_interval must be a number: None"),
+    ({"fsm_halt_on": [OSError]}, "fsm_halt_on must be a tuple of exception types"),
+    ({"fsm_halt_on": OSError}, "fsm_halt_on must be a tuple of exception types"),
+    ({"fsm_halt_on": ("OSError",)}, "fsm_halt_on must be a tuple of exception types"),
 ]
 
 
@@ -104,6 +112,9 @@ def test_each_fault_is_named(change, message):
         {"max_append_bytes": 32 * MIB},
         {"snapshot_interval": 1e9, "shutdown_timeout": 1e9},
         {"max_command_bytes": MIB, "max_pending_bytes": MIB},
+        {"heartbeat_timeout": 1, "snapshot_interval": 60},
+        {"fsm_halt_on": ()},
+        {"fsm_halt_on": (OSError, KeyboardInterrupt)},
     ],
 )
 def test_the_bounds_themselves_are_allowed(change):
