@@ -74,7 +74,11 @@ class FSMSnapshot(Protocol):
     """A view of the state machine's state at one index."""
 
     def persist(self, sink: SnapshotSink) -> None:
-        """Write the state to the sink, on the snapshot thread, while `apply` goes on."""
+        """Write the state to the sink, on the snapshot thread, while `apply` goes on.
+
+        When this returns the snapshot is complete, unless the sink was cancelled; raise if not.
+        The sink need not be closed.
+        """
 
     def release(self) -> None:
         """Let go of the view; called once, whether `persist` succeeded or not."""

@@ -15,6 +15,7 @@ from raft.codec import dumps, encode_configuration, loads
 from raft.config import Config
 from raft.engine.damage import DAMAGE_KEY, damage_mark, note_replaced, replaced_by
 from raft.engine.raft_log import RaftLog
+from raft.engine.snapshotter import persist_held
 from raft.engine.start_up import newest_end, restore_newest, usable_snapshots
 from raft.engine.state import CLUSTER_ID_KEY, load_cluster_id
 from raft.engine.state_machine import StateMachine
@@ -119,29 +120,10 @@ def _replay(
 
 
 def _persist(view: FSMSnapshot, sink: SnapshotSink) -> None:
-    held = _HeldSink(sink)
     try:
-        view.persist(held)
+        persist_held(view, sink)
     except Exception as error:
         raise SnapshotError(f"failed to persist snapshot: {error}") from error
-    if held.is_cancelled:
-        raise SnapshotError("failed to persist snapshot: the FSM cancelled it")
-
-
-class _HeldSink:
-    """A sink that the FSM may close, but that is published only later."""
-
-    def __init__(self, sink: SnapshotSink) -> None:
-        self.write = sink.write
-        self.id = sink.id
-        self.is_cancelled = False
-
-    def close(self) -> None:
-        """Do nothing yet."""
-
-    def cancel(self) -> None:
-        """Note that the FSM has given up."""
-        self.is_cancelled = True
 
 
 def _forget_damage(stable: StableStore) -> None:

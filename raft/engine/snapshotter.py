@@ -17,7 +17,7 @@ from raft.errors import (
     SnapshotError,
 )
 from raft.futures import Future, FutureHost, SnapshotFuture
-from raft.interfaces import SnapshotSink, SnapshotStore
+from raft.interfaces import FSMSnapshot, SnapshotSink, SnapshotStore
 from raft.metrics import Metrics, measure
 from raft.runtime import Runtime, random_timeout
 from raft.types import SNAPSHOT_VERSION, SnapshotMeta
@@ -172,7 +172,7 @@ class Snapshotter:
             )
         try:
             with measure(self._metrics, "raft.snapshot.persist"):
-                view.snapshot.persist(sink)
+                persist_held(view.snapshot, sink)
             sink.close()
         except BaseException as error:
             self._cancel(sink)
@@ -192,3 +192,31 @@ class Snapshotter:
             sink.cancel()
         except Exception:  # noqa: BLE001 - a store is foreign code; the first error counts
             _log.exception("cancelling a snapshot failed")
+
+
+def persist_held(view: FSMSnapshot, sink: SnapshotSink) -> None:
+    """Have a view written to a sink, whose end is the caller's affair, whatever the FSM calls.
+
+    What is closed on the way out of an error must not be published, and what was cancelled is no
+    snapshot for which entries could be deleted: a `SnapshotError`.
+    """
+    held = _HeldSink(sink)
+    view.persist(held)
+    if held.is_cancelled:
+        raise SnapshotError("the FSM cancelled it")
+
+
+class _HeldSink:
+    """A sink that the FSM may close or cancel, to no effect yet."""
+
+    def __init__(self, sink: SnapshotSink) -> None:
+        self.write = sink.write
+        self.id = sink.id
+        self.is_cancelled = False
+
+    def close(self) -> None:
+        """Do nothing yet."""
+
+    def cancel(self) -> None:
+        """Note that the FSM has given up."""
+        self.is_cancelled = True

@@ -1,3 +1,5 @@
+from contextlib import closing
+
 import pytest
 
 from raft.engine.inbox import SnapshotTaken
@@ -123,6 +125,34 @@ def test_a_failed_snapshot_is_not_listed():
     bench.request()
 
     assert (bench.node.snapshots.list(), bench.taken) == ([], [])
+
+
+def close_half_way(sink):
+    with closing(sink):
+        sink.write(b"half")
+        raise ValueError("user code")
+
+
+@pytest.mark.parametrize("persist", [close_half_way, lambda sink: sink.cancel()])
+def test_what_the_fsm_gave_up_is_not_listed_and_costs_no_entries(persist):
+    """Neither may the log be deleted for it, nor may a node start from it."""
+    view = Watched()
+    view.persist = persist
+    bench = Bench(fsm=WatchedFSM(view), trailing_logs=0)
+
+    failed = bench.request()
+
+    assert isinstance(failed.error(0), SnapshotError)
+    assert (bench.node.snapshots.list(), bench.taken, view.released) == ([], [], 1)
+
+
+def test_an_fsm_may_close_the_sink_itself():
+    view = Watched()
+    view.persist = lambda sink: sink.write(b"all") and sink.close()
+
+    meta, reader = Bench(fsm=WatchedFSM(view)).request().open()
+
+    assert (meta.index, reader.read()) == (4, b"all")
 
 
 def test_a_view_is_released_once_when_all_went_well():
