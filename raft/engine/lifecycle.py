@@ -13,7 +13,7 @@ from raft.futures import Future, FutureHost
 from raft.interfaces import WithClose, WithDelivery, WithMetrics
 from raft.metrics import thread_saturation
 from raft.observer import Events
-from raft.runtime import Deadline, QueueEmpty, Task, ThreadGroup
+from raft.runtime import Deadline, QueueEmpty, ThreadGroup
 from raft.types import RaftState
 
 _log = logging.getLogger(__name__)
@@ -46,16 +46,32 @@ class Lifecycle:
         self._host = host
         self._abandon_role = abandon_role
         self._event_threads = ThreadGroup(core.runtime, core.threads.prefix)
+        self._has_main = False
+        self._leaves_transport = False  # to its maker: the node could not begin
         self._lock = core.runtime.lock()  # guards the three below
         self._waiting: list[Future[None]] = []
-        self._closer: Task | None = None
+        self._is_closing = False
         self._is_down = False
         self.failure: BaseException | None = None
         core.threads.on_crash = self._event_threads.on_crash = self._crashed
         core.request_shutdown = self.begin_shutdown
 
     def start(self, run_main: Callable[[], None]) -> None:
-        """Start all threads; the node takes requests from here on."""
+        """Start all threads; the node takes requests from here on.
+
+        Where one cannot be started, none is left running: the stores may be given to another node.
+        The transport stays open then.
+        """
+        try:
+            self._start_threads(run_main)
+        except BaseException:
+            self._leaves_transport = True
+            if not self._has_main:
+                self._core.main_ended.set()  # nobody needs to wait for what never began
+            self.shutdown().result()
+            raise
+
+    def _start_threads(self, run_main: Callable[[], None]) -> None:
         core = self._core
         self._event_threads.spawn("events", self._events.run)
         core.threads.spawn("disk", core.disk.run)
@@ -63,6 +79,7 @@ class Lifecycle:
         core.threads.spawn("snapshots", self._snapshotter.run)
         core.saturation = thread_saturation(core.metrics, "main")
         core.threads.spawn("main", run_main)
+        self._has_main = True
         if core.metrics is not None:
             core.threads.spawn("metrics", Gauges(core, core.metrics).run)
             if isinstance(core.transport, WithMetrics):
@@ -110,15 +127,24 @@ class Lifecycle:
         return future
 
     def begin_shutdown(self) -> None:
-        """Take nothing more in, and have the rest done by a thread of its own."""
+        """Take nothing more in, and have the rest done by a thread of its own.
+
+        If the system has none left it is done here, which takes as long as a shutdown may.
+        """
         core = self._core
         core.inbox.close()
         self._budget.close()
         with self._lock:
-            if self._closer is not None:
+            if self._is_closing:
                 return
-            name = f"{core.threads.prefix}-shutdown"
-            self._closer = core.runtime.spawn(name, self._close)
+            self._is_closing = True
+            try:
+                core.runtime.spawn(f"{core.threads.prefix}-shutdown", self._close)
+                return
+            except RuntimeError as exc:
+                error = exc
+        _log.warning("no thread for the shutdown node=%s error=%s", core.local_id, error)
+        self._close()
 
     def _close(self) -> None:
         try:
@@ -159,7 +185,7 @@ class Lifecycle:
     def _close_transport(self) -> None:
         transport = self._core.transport
         try:
-            if isinstance(transport, WithClose):
+            if isinstance(transport, WithClose) and not self._leaves_transport:
                 transport.close()
         except Exception:  # noqa: BLE001 - foreign code: the rest of the node ends all the same
             _log.exception("closing the transport failed node=%s", self._core.local_id)

@@ -265,14 +265,15 @@ class Server:
         self._complaints: dict[str, _Complaints] = {}  # by host
 
     def start(self) -> None:
-        """Begin to accept; only the first call counts."""
+        """Begin to accept; of the calls that did not fail only the first counts."""
         with self._lock:
             if self._threads is not None or self._closing.is_set():
                 return
             name = self.identity.server_id or self._layer.local_addr()
-            threads = self._threads = ThreadGroup(self.runtime, f"raft-{name}")
+            threads = ThreadGroup(self.runtime, f"raft-{name}")
             threads.on_crash = _report_crash
             self._acceptor = threads.spawn("accept", self._accept)
+            self._threads = threads
 
     def retire_all(self) -> None:
         """End every connection, those on which a request is being answered after that."""

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
 from raft import (
     CantBootstrapError,
     Configuration,
+    NoThreadError,
     NotVoterError,
     OutcomeUnknownError,
     RaftShutdownError,
     RaftState,
+    Server,
     ServerSuffrage,
     get_configuration,
     has_existing_state,
 )
-from raft.testing.cluster import Cluster
+from raft.node import Raft
+from raft.runtime import Task, ThreadRuntime
+from raft.snapshots import InmemSnapshotStore
+from raft.stores import InmemStore
+from raft.testing.cluster import Cluster, fast_config
 from raft.testing.fsm import RecordingFSM
+from raft.transport import TCPTransport
 from tests.cluster.helpers import ANSWER, HEARTBEAT, apply_count
 
 
@@ -191,3 +199,59 @@ def test_a_bootstrap_that_shutdown_interrupts_may_or_may_not_have_happened() -> 
         assert isinstance(future.error(ANSWER), OutcomeUnknownError)
         door.set()
         down.result(ANSWER)
+
+
+# ---- no thread to be had ----
+
+
+class Scarce(ThreadRuntime):
+    """Has no thread for certain names, for as long as they are in `refused`."""
+
+    def __init__(self, *refused: str) -> None:
+        self.refused = set(refused)
+
+    def spawn(self, name: str, target: Callable[[], None]) -> Task:
+        if name.rpartition("-")[2] in self.refused:
+            raise RuntimeError("can't start new thread")
+        return super().spawn(name, target)
+
+
+def threads_of(server_id: str) -> list[str]:
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name.startswith(f"raft-{server_id}-")]
+
+
+@pytest.mark.parametrize("name", ["events", "disk", "fsm", "snapshots", "main", "accept"])
+@pytest.mark.parametrize("more", [(), ("shutdown",)])
+def test_a_node_that_cannot_start_leaves_nothing_running(name: str, more: tuple[str, ...]) -> None:
+    """What runs on would vote and lead over stores that may be given to another node."""
+    runtime, store, snapshots = Scarce(name, *more), InmemStore(), InmemSnapshotStore()
+    transport = TCPTransport("127.0.0.1:0", runtime=runtime)
+
+    def start() -> Raft:
+        config, fsm = fast_config("scarce"), RecordingFSM()
+        return Raft(config, fsm, store, store, snapshots, transport, runtime=runtime)
+
+    with pytest.raises(NoThreadError):
+        start()
+    assert threads_of("scarce") == []
+
+    runtime.refused.clear()
+    with start() as node:
+        assert {"raft-scarce-main", "raft-scarce-accept"} <= set(threads_of("scarce"))
+        node.bootstrap_cluster(Configuration([Server("scarce", transport.local_addr())])).result(
+            ANSWER
+        )
+        node.wait_for_leader(ANSWER)
+    assert threads_of("scarce") == []
+
+
+def test_a_node_shuts_down_without_a_thread_for_it() -> None:
+    runtime, store = Scarce("shutdown"), InmemStore()
+    transport = TCPTransport("127.0.0.1:0", runtime=runtime)
+    config, snapshots = fast_config("scarce"), InmemSnapshotStore()
+    node = Raft(config, RecordingFSM(), store, store, snapshots, transport, runtime=runtime)
+
+    node.shutdown().result(ANSWER)
+
+    assert threads_of("scarce") == []
