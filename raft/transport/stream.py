@@ -19,6 +19,7 @@ from raft.errors import ConnectionLostError, RPCTimeoutError
 from raft.runtime import Deadline, Runtime
 from raft.types import ServerAddress, ServerID
 
+_LONGEST_POLL = (2**31 - 1) / 1000  # seconds; with more than fits into a C int `poll` raises
 _HUNG_UP = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
 
 
@@ -78,7 +79,8 @@ class StreamLayer(Protocol):
 
 
 def _milliseconds(timeout: float | None) -> int | None:
-    return None if timeout is None else math.ceil(timeout * 1000)
+    """Return what `poll` takes: 24 days at most."""
+    return None if timeout is None else math.ceil(min(timeout, _LONGEST_POLL) * 1000)
 
 
 class SocketStream:

@@ -1,5 +1,6 @@
 """The bytes of one connection: greetings, frames, and what comes instead of them."""
 
+import math
 import struct
 import tracemalloc
 import zlib
@@ -183,6 +184,18 @@ def test_receiving_can_go_on_after_a_timeout_in_the_middle_of_a_frame():
         ours.stream.send(frame[-1:], PATIENCE)
 
         assert theirs.receive(PATIENCE) == (7, b"payload")
+
+
+@pytest.mark.parametrize("timeout", [30 * 86_400.0, 1e9, math.inf])
+def test_a_wait_may_be_longer_than_the_system_waits_at_once(timeout):
+    """As long as any duration of `Config`: a month for `disk_stall_timeout` halted the leader."""
+    with connected() as (ours, theirs):
+        frame = InBackground(lambda: ours.receive(timeout))
+        theirs.send(7, b"late", PATIENCE)
+        assert frame.outcome() == (7, b"late")
+
+        theirs.send(7, b"later", PATIENCE)
+        assert ours.stream.wait_readable(timeout)
 
 
 def test_a_damaged_frame_is_no_frame():
