@@ -167,10 +167,11 @@ class SnapshotFuture(Future[str]):
         self._opener: Callable[[], tuple[SnapshotMeta, SnapshotReader]] | None = None
 
     def open(self) -> tuple[SnapshotMeta, SnapshotReader]:
-        """Open the snapshot just taken; works once, as in the original."""
+        """Open the snapshot just taken; works once, as in the original. Waits for the answer."""
+        self.result()
         opener, self._opener = self._opener, None
         if opener is None:
-            raise SnapshotError("no snapshot available: it failed, or was opened before")
+            raise SnapshotError("no snapshot available: it was opened before")
         return opener()
 
     def set_opener(self, opener: Callable[[], tuple[SnapshotMeta, SnapshotReader]]) -> None:

@@ -249,5 +249,17 @@ def test_a_snapshot_that_failed_cannot_be_opened():
     future = SnapshotFuture()
     future.fail(SnapshotError("disk"))
 
-    with pytest.raises(SnapshotError):
+    with pytest.raises(SnapshotError, match="disk"):
         future.open()
+
+
+def test_opening_a_snapshot_waits_until_it_is_taken():
+    """As in `node.snapshot().open()`; the other accessors wait, too."""
+
+    class Slow(SnapshotFuture):
+        def result(self, timeout=None):  # taken only now, when somebody waits
+            self.set_opener(lambda: ("meta", "reader"))
+            self.respond("id")
+            return super().result(timeout)
+
+    assert Slow().open() == ("meta", "reader")
