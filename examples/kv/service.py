@@ -16,7 +16,15 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from examples.kv.machine import KVMachine, encode_delete, encode_member, encode_put
-from raft import NotAppliedError, NotLeaderError, OutcomeUnknownError, Raft, RaftError
+from raft import (
+    CatchUpError,
+    NotAppliedError,
+    NotLeaderError,
+    OutcomeUnknownError,
+    Raft,
+    RaftError,
+    Server,
+)
 
 MAX_BODY = 1024 * 1024
 MAX_KEY = 512  # characters
@@ -127,13 +135,18 @@ class Views:
         return jsonify(values=values, applied=applied)
 
     def join(self) -> Response:
-        """Add a node as a voter and note its HTTP address; the same again changes nothing."""
+        """Add a node as a voter and note its HTTP address; the same again changes nothing.
+
+        Its vote counts once it has the log: one that cannot be reached must cost no majority.
+        """
         node_id, raft_address, http = fields("id", "raft", "http")
         wait(lambda: self._node.apply(encode_member(node_id, http), QUEUE_SECONDS), ANSWER_SECONDS)
         server = self._node.get_configuration().result().server(node_id)
-        if server is None or server.address != raft_address:
+        if server != Server(node_id, raft_address):
             wait(
-                lambda: self._node.add_voter(node_id, raft_address, timeout=CHANGE_SECONDS),
+                lambda: self._node.add_voter(
+                    node_id, raft_address, timeout=CHANGE_SECONDS, catch_up=True
+                ),
                 CHANGE_SECONDS,
             )
         return jsonify(joined=node_id)
@@ -159,7 +172,7 @@ class Views:
                 )
                 response.headers["Location"] = f"http://{http}{request.full_path.rstrip('?')}"
                 return response
-        if isinstance(error, NotAppliedError):
+        if isinstance(error, NotAppliedError | CatchUpError):
             response = problem(503, f"not applied, try again: {error}")
             response.headers["Retry-After"] = "1"
             return response

@@ -221,12 +221,12 @@ class Tour:
         say(f"   {leader.id} leads.")
 
     def count_members(self) -> int:
-        """Return how many members every running node knows, with their addresses; 0 if unequal."""
+        """Return how many voters every running node knows, with their addresses; 0 if unequal."""
         counts = set()
         for node in self.nodes:
             status = node.status()
             servers = status["servers"] if status else []
-            counts.add(sum(1 for server in servers if server["http"]))
+            counts.add(sum(1 for s in servers if s["http"] and s["suffrage"] == "voter"))
         return counts.pop() if len(counts) == 1 else 0
 
     def write_some(self) -> None:

@@ -25,9 +25,9 @@ class Service:
     def __init__(self) -> None:
         self.machine = KVMachine()
         store = InmemStore()
-        transport = InmemTransport("n1:1")
+        self.transport = InmemTransport("n1:1")
         self.node = Raft(
-            fast_config("n1"), self.machine, store, store, InmemSnapshotStore(), transport
+            fast_config("n1"), self.machine, store, store, InmemSnapshotStore(), self.transport
         )
         self.client: FlaskClient = create_app(self.node, self.machine).test_client()
 
@@ -182,6 +182,33 @@ def test_a_node_that_joins_is_a_voter_and_its_http_address_is_replicated(
     assert bad.status_code == 400
     assert again.status_code == 200
     assert service.machine.members() == {"n1": "10.0.0.1:80"}
+
+
+def test_a_node_that_joins_gets_its_vote_when_it_has_the_log(service: Service) -> None:
+    store, transport = InmemStore(), InmemTransport("n2:1")
+    service.transport.connect("n2:1", transport)
+    transport.connect("n1:1", service.transport)
+    config, snapshots = fast_config("n2"), InmemSnapshotStore()
+    with Raft(config, KVMachine(), store, store, snapshots, transport):
+        joining = service.client.post(
+            "/join", data=json.dumps({"id": "n2", "raft": "n2:1", "http": "10.0.0.2:80"})
+        )
+        servers = service.client.get("/status").json["servers"]
+
+        assert joining.status_code == 200
+        assert [server["suffrage"] for server in servers] == ["voter", "voter"]
+        assert store.last_index() >= 3
+
+
+def test_a_node_that_cannot_be_reached_gets_no_vote_and_stops_nobody(service: Service) -> None:
+    stranger = json.dumps({"id": "n2", "raft": "nowhere:1", "http": "10.0.0.2:80"})
+
+    for _ in range(2):  # asked again it is no member yet
+        joining = service.client.post("/join", data=stranger)
+        assert (joining.status_code, "it got no vote" in joining.json["error"]) == (503, True)
+
+    assert service.client.put("/kv/a", data="1").status_code == 200
+    assert service.client.post("/leave", data='{"id": "n2"}').status_code == 200
 
 
 def test_leaving_of_an_unknown_node_is_404(service: Service) -> None:
