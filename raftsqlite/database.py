@@ -163,9 +163,10 @@ class Database:
         """Start over with a fresh connection, everything in the file made durable."""
         self._fork_guard.check()
         with self._lock:
-            if self._is_closed:
+            if not self._is_closed:
+                self._close_connection()
+            if self._is_closed:  # or meanwhile, and unlocked: it waits for a backup to end
                 raise StoreClosedError(f"{self.path} was closed")
-            self._close_connection()
             self._connection = self._open()
             self._failure = None
 

@@ -243,6 +243,24 @@ def test_closing_and_reopening_interrupt_a_backup(store, tmp_path, monkeypatch, 
     assert not [file for file in tmp_path.iterdir() if file.name.startswith("copy")]
 
 
+def test_a_store_closed_while_its_reopening_waits_for_a_backup_stays_closed(store, path):
+    """Else the file would be open without its lock."""
+    database = store._database
+
+    def wait():
+        database._backups = 0
+        database._lock.release()
+        store.close()
+        database._lock.acquire()
+
+    database._backups, database._backups_changed.wait = 1, wait
+
+    with pytest.raises(StoreClosedError):
+        store.reopen()
+
+    SQLiteStore(path).close()
+
+
 def test_threads_that_write_at_once_lose_nothing(store):
     def write(start):
         for index in range(start, 200, 4):
