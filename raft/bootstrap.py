@@ -28,6 +28,7 @@ from raft.types import (
     EntryID,
     Server,
     ServerSuffrage,
+    check_cluster_id,
     check_configuration,
 )
 
@@ -57,10 +58,12 @@ def bootstrap_cluster(
 
     Raises:
         InvalidConfigError, InvalidConfigurationError: nothing could begin like this.
+        TypeError, ValueError: nor with this `cluster_id`.
         CantBootstrapError: the stores hold something; nothing was changed.
     """
     validate_config(config)
     check_bootstrap(configuration)
+    check_cluster_id(cluster_id)
     if has_existing_state(logs, stable, snapshots):
         raise CantBootstrapError("bootstrap only works on new clusters: the stores are not empty")
     chosen = choose_cluster_id(THREADS, configuration, cluster_id)
@@ -96,12 +99,14 @@ def recover_cluster(
 
     Raises:
         InvalidConfigError, InvalidConfigurationError: nothing could go on like this.
+        TypeError, ValueError: nor with this `cluster_id`.
         CantRecoverError: the stores hold nothing.
         SnapshotError: no snapshot can be read, or the new one cannot be written.
         LogCorruptError, LogGapError: the log is damaged, or does not join the snapshot.
     """
     validate_config(config)
     check_bootstrap(configuration)
+    check_cluster_id(cluster_id)
     if not has_existing_state(logs, stable, snapshots):
         raise CantRecoverError("no initial state to recover: the stores are empty")
     recover(config, fsm, logs, stable, snapshots, configuration, cluster_id)

@@ -198,6 +198,9 @@ NO_ENTRY = EntryID()
 """The position before the first entry."""
 
 
+_MOST_CLUSTER_ID = 1024  # bytes; a greeting has room for 8 KiB, names of servers included
+
+
 def check_configuration(configuration: Configuration) -> None:
     """Raise `ValueError` naming the first fault that makes a configuration unusable."""
     ids: set[ServerID] = set()
@@ -225,3 +228,12 @@ def check_type(name: str, value: object, wanted: type) -> None:
     """Raise `TypeError` for an argument of another type, before a thread of a node meets it."""
     if not isinstance(value, wanted):
         raise TypeError(f"{name} must be {wanted.__name__}, not {type(value).__name__}")
+
+
+def check_cluster_id(cluster_id: str | None) -> None:
+    """Raise `TypeError` or `ValueError` unless each handshake can carry this id, for good."""
+    if cluster_id is None:
+        return
+    check_type("cluster_id", cluster_id, str)
+    if len(cluster_id.encode()) > _MOST_CLUSTER_ID:
+        raise ValueError(f"cluster_id is too long: at most {_MOST_CLUSTER_ID} bytes")

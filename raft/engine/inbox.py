@@ -22,6 +22,7 @@ from raft.types import (
     ServerAddress,
     ServerID,
     SnapshotMeta,
+    check_cluster_id,
     check_type,
 )
 
@@ -96,6 +97,9 @@ class Bootstrap:
     configuration: Configuration
     cluster_id: str | None
     future: Future[None]
+
+    def __post_init__(self) -> None:
+        check_cluster_id(self.cluster_id)
 
     def fail(self, error: BaseException) -> None:
         """Answer the caller with an error."""

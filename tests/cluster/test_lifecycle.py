@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from raft import (
     CantBootstrapError,
     Configuration,
+    KeyNotFoundError,
     NoThreadError,
     NotVoterError,
     OutcomeUnknownError,
@@ -17,9 +19,12 @@ from raft import (
     RaftState,
     Server,
     ServerSuffrage,
+    bootstrap_cluster,
     get_configuration,
     has_existing_state,
+    recover_cluster,
 )
+from raft.engine.recovery import RECOVERY_KEY
 from raft.node import Raft
 from raft.runtime import Task, ThreadRuntime
 from raft.snapshots import InmemSnapshotStore
@@ -164,6 +169,27 @@ def test_bootstrapping_with_something_else_than_a_configuration_is_refused_at_on
             node.bootstrap_cluster([cluster["n1"].server()])  # type: ignore[arg-type]
 
         assert node.state() is RaftState.FOLLOWER
+
+
+@pytest.mark.parametrize("cluster_id", [5, b"c1", "\ud800", "c" * 1025])
+def test_a_cluster_id_that_no_handshake_can_carry_is_refused_at_once(cluster_id: Any) -> None:
+    """By a script, too. The disk would take the blame for some, and long ones be for good."""
+    with Cluster(1, bootstrap=False) as cluster:
+        member = cluster["n1"]
+        stores = (member.logs, member.stable, member.snapshots)
+        everybody = Configuration([member.server()])
+
+        with pytest.raises((TypeError, ValueError)):
+            member.node.bootstrap_cluster(everybody, cluster_id)
+        with pytest.raises((TypeError, ValueError)):
+            bootstrap_cluster(member.config, *stores, everybody, cluster_id)
+        member.node.bootstrap_cluster(everybody, "c" * 1024).result(ANSWER)
+
+        member.node.shutdown().result(ANSWER)
+        with pytest.raises((TypeError, ValueError)):
+            recover_cluster(member.config, RecordingFSM(), *stores, everybody, cluster_id)
+        with pytest.raises(KeyNotFoundError):
+            member.stable.get(RECOVERY_KEY)
 
 
 def test_a_transport_that_fails_to_close_keeps_no_thread_and_no_caller() -> None:
