@@ -81,6 +81,7 @@ class Raft:
         IncompatibleLogStoreError: the log store cannot do what `restore_committed_logs` needs.
         SnapshotError, LogGapError, LogCorruptError: the stores do not make a whole.
         UnsupportedProtocolError: the log is that of a protocol version below 3.
+        NoThreadError: the system has no thread left; none of the node's runs on.
     """
 
     def __init__(
