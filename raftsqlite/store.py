@@ -86,7 +86,11 @@ class SQLiteStore:
         self._database = Database(
             path, unsafe_no_sync=unsafe_no_sync, read_only=read_only, on_locked=look_for_room
         )
-        self._reserve.hold()
+        try:
+            self._reserve.hold()
+        except BaseException:  # as Ctrl-C: nobody has a store yet that could be closed
+            self._database.close()
+            raise
         # Guarded by the database's lock:
         self._staged_commit_index = NO_INDEX
         self._wal_bytes = 0  # written since the last checkpoint, about

@@ -81,6 +81,20 @@ def test_a_failed_start_leaves_the_file_unlocked(path):
     assert opens(path)
 
 
+def test_a_start_that_fails_at_its_end_leaves_the_file_unlocked(path, monkeypatch):
+    """Ctrl-C, say, while space is kept back."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "posix_fallocate", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        SQLiteStore(path)
+
+    assert opens(path)
+
+
 # ---- kill -9 ----
 
 
