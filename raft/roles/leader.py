@@ -77,7 +77,7 @@ class Leader(Role):
         self.tail_write: Write | None = None
         self.lease = Lease(core.config.leader_lease_timeout, core.runtime.monotonic())
         self.loss: RaftError | None = None  # why leadership ended, for those in flight
-        self.peers = Peers(core, self._links())
+        self.peers = Peers(core, self._links(), self._step_down)
         self.reads = Reads(core, self.start_index, self.peers.beat_now)
         self.transfers = Transfers(core, self.term, self.commitment, self.peers)
         self.full_disk = FullDisk(core, self.transfers)

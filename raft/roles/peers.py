@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from raft.engine.core import Core
 from raft.engine.heartbeat import Links
 from raft.engine.replication import PeerReplicator
+from raft.errors import LeadershipLostError, NoThreadError, RaftError
 from raft.observer import PeerObservation
 from raft.types import Configuration, Server, ServerID
 
@@ -12,11 +15,15 @@ _FAREWELL_TIMEOUTS = 2.0  # heartbeat timeouts that a removed peer has to learn 
 
 
 class Peers:
-    """Starts and stops replicators by the latest configuration. Main thread only."""
+    """Starts and stops replicators by the latest configuration. Main thread only.
 
-    def __init__(self, core: Core, links: Links) -> None:
+    `step_down` is called where there is no thread for a server: this leader cannot serve it.
+    """
+
+    def __init__(self, core: Core, links: Links, step_down: Callable[[RaftError], None]) -> None:
         self._core = core
         self._links = links
+        self._step_down = step_down
         self._replicators: dict[ServerID, PeerReplicator] = {}
         self._departing: list[PeerReplicator] = []  # removed, and being told so
 
@@ -39,7 +46,11 @@ class Peers:
         self._core.log.info("added peer, starting replication peer=%s", server.id)
         replicator = PeerReplicator(self._links, server, self._core.raft_log.last_index() + 1)
         self._replicators[server.id] = replicator
-        replicator.start()
+        try:
+            replicator.start()
+        except NoThreadError as error:
+            self._core.log.error("stepping down, peer=%s has no thread error=%s", server.id, error)
+            self._step_down(LeadershipLostError(str(error)))
         self._core.emit(PeerObservation(removed=False, peer=server))
 
     def _dismiss(self, replicator: PeerReplicator) -> None:
