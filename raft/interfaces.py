@@ -8,7 +8,7 @@ added beyond it says so. `raft.testing.contracts` has tests that any implementat
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 from raft.errors import LogNotFoundError
 from raft.messages import (
@@ -47,8 +47,12 @@ class FSM(Protocol):
     def snapshot(self) -> FSMSnapshot:
         """Return a view of the state as of now, quickly; writing it is `persist`'s work."""
 
-    def restore(self, reader: SnapshotReader) -> None:
-        """Replace the whole state by what a snapshot holds; drop all old state first."""
+    def restore(self, reader: BinaryIO) -> None:
+        """Replace the whole state by what a snapshot holds; drop all old state first.
+
+        The reader is a buffered file that cannot seek: `pickle.load`, `io.TextIOWrapper` and
+        `for line in reader` take it. It is closed when this returns.
+        """
 
 
 @runtime_checkable

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+from typing import Any
 
 from raft.errors import SnapshotError
 from raft.messages import SnapshotReader
@@ -10,6 +12,8 @@ from raft.runtime import Event, Runtime
 from raft.types import SnapshotMeta
 
 _log = logging.getLogger(__name__)
+
+BUFFER_BYTES = 64 * 1024  # of a snapshot, read ahead for an FSM that wants little at a time
 
 _BURST_SECONDS = 0.05  # a rate is kept over this long, so that small reads need no waiting
 _PIECE_SECONDS = 0.25  # of the rate in one read: whoever waits for the next one sees progress
@@ -61,35 +65,54 @@ class CountingReader:
         self._reader.close()
 
 
-class RestoreReader:
-    """Logs how far an FSM has read a snapshot: every ten seconds, and at the end."""
+class RestoreReader(io.BufferedReader):
+    """What an FSM reads a snapshot from: a file for whatever wants one, `pickle.load` say.
 
+    Logs how far it has got: every ten seconds, and at the end. `wrapped()` gives the stream inside.
+    """
+
+    def __init__(self, runtime: Runtime, reader: SnapshotReader, meta: SnapshotMeta) -> None:
+        self._inside = reader
+        super().__init__(_ReportedStream(runtime, reader, meta), BUFFER_BYTES)
+
+    def wrapped(self) -> SnapshotReader:
+        """Return the stream inside."""
+        return self._inside
+
+
+class _ReportedStream(io.RawIOBase):
     def __init__(self, runtime: Runtime, reader: SnapshotReader, meta: SnapshotMeta) -> None:
         self._runtime = runtime
         self._reader = reader
         self._meta = meta
         self._count = 0
         self._report_at = runtime.monotonic() + _REPORT_SECONDS
-        self._is_closed = False
 
-    def wrapped(self) -> SnapshotReader:
-        """Return the stream inside."""
-        return self._reader
+    def readable(self) -> bool:
+        return True
 
-    def read(self, size: int = -1, /) -> bytes:
-        """Read from the stream inside."""
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer)
+        data = self._read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def readall(self) -> bytes:
+        return self._read(-1)
+
+    def close(self) -> None:
+        """Report for the last time, and close the stream inside; may be called twice."""
+        if not self.closed:
+            self._report()
+            self._reader.close()
+        super().close()
+
+    def _read(self, size: int) -> bytes:
         data = self._reader.read(size)
         self._count += len(data)
         if self._runtime.monotonic() >= self._report_at:
             self._report()
         return data
-
-    def close(self) -> None:
-        """Report for the last time, and close the stream inside; may be called twice."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._report()
-        self._reader.close()
 
     def _report(self) -> None:
         self._report_at = self._runtime.monotonic() + _REPORT_SECONDS

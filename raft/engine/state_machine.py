@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 from raft.codec import decode_configuration
 from raft.engine.progress import RestoreReader
@@ -21,7 +21,6 @@ from raft.errors import (
     SnapshotError,
 )
 from raft.interfaces import FSM, BatchingFSM, ConfigurationStore, FSMSnapshot, SnapshotStore
-from raft.messages import SnapshotReader
 from raft.metrics import Metrics, count, measure
 from raft.runtime import THREADS, Runtime
 from raft.types import (
@@ -115,7 +114,7 @@ class _TimedFSM:
             snapshot: FSMSnapshot = self._fsm.snapshot()
         return snapshot
 
-    def restore(self, reader: SnapshotReader) -> None:
+    def restore(self, reader: BinaryIO) -> None:
         began = self._metrics.now()
         self._fsm.restore(reader)
         self._metrics.since("raft.fsm.restore", began)

@@ -1,10 +1,12 @@
 """What is logged while a snapshot is restored."""
 
 import io
+import pickle
 
 import pytest
 
-from raft.engine.progress import CountingReader, RestoreReader
+from raft.engine.progress import BUFFER_BYTES, CountingReader, RestoreReader
+from raft.errors import SnapshotError
 from raft.snapshots import InmemSnapshotStore
 from raft.testing.fsm import RecordedSnapshot
 from raft.testing.manual import ManualRuntime
@@ -44,10 +46,10 @@ def test_a_fast_restore_is_reported_once_at_its_end(runtime, lines):
 
 
 def test_a_slow_restore_is_reported_every_ten_seconds(runtime, lines):
-    slow = reader(runtime, b"x" * 30)
+    slow = reader(runtime, bytes(3 * BUFFER_BYTES))
     for _ in range(3):
         runtime.advance(9.0)
-        slow.read(10)
+        slow.read(BUFFER_BYTES)
     slow.close()
     slow.close()
 
@@ -55,11 +57,11 @@ def test_a_slow_restore_is_reported_every_ten_seconds(runtime, lines):
 
 
 def test_a_restore_that_breaks_off_says_where(runtime, lines):
-    broken = reader(runtime, b"x" * 40)
-    broken.read(10)
+    broken = reader(runtime, bytes(4 * BUFFER_BYTES))
+    broken.read(BUFFER_BYTES)
     broken.close()
 
-    assert lines()[0].endswith("read_bytes=10 size=40 percent_complete=25.00%")
+    assert lines()[0].endswith("read_bytes=65536 size=262144 percent_complete=25.00%")
 
 
 def test_an_empty_snapshot_is_complete(runtime, lines):
@@ -74,6 +76,27 @@ def test_the_stream_inside_is_there_for_an_fsm_that_wants_it(runtime):
     assert outer.wrapped().read() == b"content"
     outer.close()
     assert outer.wrapped().closed
+
+
+def test_an_fsm_reads_with_whatever_reads_a_file(runtime):
+    """What `pickle.dump` wrote must not fail in `pickle.load` at the first start over it."""
+    state = {"a": ["b"] * 1000}
+
+    assert pickle.load(reader(runtime, pickle.dumps(state))) == state
+    assert pickle.load(reader(runtime, pickle.dumps(state, protocol=0))) == state
+    assert list(reader(runtime, b"one\ntwo")) == [b"one\n", b"two"]
+    assert io.TextIOWrapper(reader(runtime, "für".encode()), "utf-8").read() == "für"
+
+
+def test_what_the_stream_inside_raises_comes_through(runtime):
+    class Broken(io.BytesIO):
+        def read(self, _size=-1, /):
+            raise SnapshotError("checksum")
+
+    meta = SnapshotMeta("1-3-5", 3, 1, Configuration(), 1, 5)
+    for read in (lambda r: r.read(), lambda r: r.read(3), lambda r: r.readline()):
+        with pytest.raises(SnapshotError, match="checksum"):
+            read(RestoreReader(runtime, Broken(), meta))
 
 
 def test_a_slow_rate_is_kept_in_small_pieces_that_the_receiver_does_not_time_out_between(runtime):
