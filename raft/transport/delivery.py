@@ -29,6 +29,7 @@ CONSUMER_QUEUE_SIZE = 16
 """Requests that wait in a consumer queue before the sender has to, as in the original."""
 
 
+_LONGEST_TEXT = 1000  # characters of a peer's error
 _NAMED = 5  # ids of a certificate that an error lists
 
 
@@ -131,8 +132,11 @@ def remote_error(kind: str, text: str) -> RaftError:
     """Return the error to raise for an answer that is one.
 
     Few types survive the way: whatever else went wrong over there must not be taken for a fault of
-    this side (a peer's `RaftShutdownError`, for one), so it becomes a `RemoteError`.
+    this side (a peer's `RaftShutdownError`, for one), so it becomes a `RemoteError`. Nor does more
+    of the text than a line of a log can bear.
     """
+    if len(text) > _LONGEST_TEXT:
+        text = f"{text[:_LONGEST_TEXT]}..."
     return _KINDS.get(kind, RemoteError)(text)
 
 

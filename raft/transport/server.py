@@ -20,7 +20,6 @@ from raft.errors import (
     ProtocolError,
     RaftError,
     RPCTimeoutError,
-    TransportError,
 )
 from raft.messages import RPC, RPC_TYPES, InstallSnapshotRequest, Request, Response
 from raft.metrics import Laps, rpc_labels
@@ -338,7 +337,7 @@ class Server:
                 if stream is not None:
                     self._admit(stream)
                 failures = 0
-            except (OSError, NoThreadError, TransportError) as exc:
+            except Exception as exc:  # noqa: BLE001 - whatever it is, who ends here is deaf for good
                 # Out of descriptors or threads, as a rule: others need a moment to let go of some.
                 if self._closing.is_set():
                     return

@@ -77,6 +77,11 @@ def test_all_other_errors_are_the_other_sides(error):
     assert type(remote_error(error_kind(error), str(error))) is RemoteError
 
 
+def test_of_a_text_that_fills_a_frame_only_the_beginning_is_kept():
+    assert str(remote_error("other", "x" * 1000)) == "x" * 1000
+    assert str(remote_error("other", "x" * 8_000_000)) == "x" * 1000 + "..."
+
+
 def test_only_a_proved_id_counts_where_ids_are_proved():
     check_proof(None, "b", "peer:1")
     check_proof(frozenset("ab"), "b", "peer:1")

@@ -559,7 +559,8 @@ def test_as_many_hosts_as_connections_are_each_complained_about_once(make, caplo
 # ---- accepting ----
 
 
-def test_failures_to_accept_are_paused_after(caplog):
+@pytest.mark.parametrize("failure", [OSError, MemoryError, ValueError])
+def test_failures_to_accept_are_paused_after(caplog, failure):
     """TRA-30: twelve accepts and lines in the first 4.3 seconds of pauses."""
     pauses = []
 
@@ -577,7 +578,7 @@ def test_failures_to_accept_are_paused_after(caplog):
 
         def accept(self, timeout):
             if len(pauses) < 12:
-                raise OSError("too many open files")
+                raise failure("too many open files")
             self.enough.set()
             self.closed.wait(PATIENCE)
 
