@@ -189,7 +189,9 @@ class Database:
         """Open the file and see that nothing of it is lost; `check` looks further."""
         with translated("cannot open the store", self.path):
             if self.is_read_only:
-                return open_read_only(self.path)
+                connection = open_read_only(self.path)
+                self._warn_of_losses(connection)
+                return connection
             check_write_ahead_log(self.path + "-wal")
             connection = open_database(self.path, unsafe_no_sync=self._unsafe_no_sync)
             try:
@@ -199,6 +201,14 @@ class Database:
                 close_for_good(connection)
                 raise
             return connection
+
+    def _warn_of_losses(self, connection: sqlite3.Connection) -> None:
+        """Say so if there was more in the file: whoever compares survivors must not be misled."""
+        try:
+            check_write_ahead_log(self.path + "-wal")
+            self.mark.look(position_of(connection))
+        except (StoreError, sqlite3.Error, OSError) as exc:
+            _log.warning("what is read may not be all there was path=%s cause=%s", self.path, exc)
 
     def _close_connection(self) -> None:
         """Close the connection, which checkpoints; holding the lock. Never two at once."""

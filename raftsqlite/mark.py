@@ -56,15 +56,19 @@ class Mark:
                 f"cannot read {self._path}, which says how far {self._store_path} has come: {exc}."
                 " Let this process read and write it"
             ) from exc
-        if position < marked:
-            raise StoreError(
-                f"{self._store_path} has lost acknowledged entries or votes: it ends at entry"
-                f" {position.last_index} after {position.sequence} other changes, and had come to"
-                f" entry {marked.last_index} after {marked.sequence}. Remove it with all files"
-                " beside it and rebuild this node from its peers. If an older copy was put here"
-                f" on purpose, remove {self._path} alone"
-            )
+        _compare(self._store_path, position, marked)
         self.advance(position)
+
+    def look(self, position: Position) -> None:
+        """Raise `StoreError` if a store fell back, or it cannot be known; writes nothing."""
+        try:
+            with open(self._path, "rb") as file:
+                marked = _unpacked(file.read(_RECORD.size))
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            raise StoreError(f"cannot read {self._path}: {exc}") from exc
+        _compare(self._store_path, position, marked)
 
     def advance(self, position: Position) -> None:
         """Note how far the store has come, all of it durable."""
@@ -90,13 +94,27 @@ class Mark:
             return Position()
         if self._descriptor is None:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        record = os.pread(self._descriptor, _RECORD.size, 0)
-        if len(record) < _RECORD.size:
-            return Position()
-        sequence, last_index, crc = _RECORD.unpack(record)
-        position = Position(sequence, last_index)
-        return position if crc == _crc(position) else Position()
+        return _unpacked(os.pread(self._descriptor, _RECORD.size, 0))
+
+
+def _unpacked(record: bytes) -> Position:
+    if len(record) < _RECORD.size:
+        return Position()
+    sequence, last_index, crc = _RECORD.unpack(record)
+    position = Position(sequence, last_index)
+    return position if crc == _crc(position) else Position()
 
 
 def _crc(position: Position) -> int:
     return zlib.crc32(b"%d %d" % position)
+
+
+def _compare(store_path: str, position: Position, marked: Position) -> None:
+    if position < marked:
+        raise StoreError(
+            f"{store_path} has lost acknowledged entries or votes: it ends at entry"
+            f" {position.last_index} after {position.sequence} other changes, and had come to"
+            f" entry {marked.last_index} after {marked.sequence}. Remove it with all files"
+            " beside it and rebuild this node from its peers. If an older copy was put here"
+            f" on purpose, remove {store_path}.mark alone"
+        )

@@ -63,7 +63,8 @@ class SQLiteStore:
             entries and votes, which can cost the cluster data: for tests only.
         read_only: look at the store of a stopped node; it must be there. What would write raises
             `StoreReadOnlyError`, and the file and its write-ahead log stay as they are. It is
-            locked all the same.
+            locked all the same. What would keep a node from starting over it, entries that
+            were lost, is a warning here.
         reserve_bytes: kept back in a file `<path>.reserve`, so that votes and compaction go on
             when the disk is full.
         low_water_bytes: with less space left than this `is_full` is True; 0 turns both off.

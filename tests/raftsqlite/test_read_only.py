@@ -85,6 +85,45 @@ def test_nothing_can_be_written(filled):
     ]
 
 
+def warnings_of_losses(caplog):
+    return [r for r in caplog.records if "may not be all there was" in r.getMessage()]
+
+
+def test_who_reads_a_log_that_was_longer_is_told_so(crashed, caplog):
+    """Else an operator who compares survivors takes a damaged one for one that lags."""
+    with SQLiteStore(crashed, read_only=True):
+        assert not warnings_of_losses(caplog)
+    wal = crashed.parent / "raft.db-wal"
+    with wal.open("r+b") as file:
+        file.truncate(0)
+    before = contents(crashed)
+
+    with SQLiteStore(crashed, read_only=True) as store:
+        assert store.last_index() == 0
+
+    (warning,) = warnings_of_losses(caplog)
+    assert "had come to entry 100" in warning.getMessage()
+    assert contents(crashed) == before
+
+
+def test_without_a_mark_a_damaged_write_ahead_log_is_told_of(path, caplog):
+    run(
+        "store = SQLiteStore(path); store.store_logs(entries(1, 100)); store.set(b'k', b'v');"
+        " os._exit(0)",
+        path,
+    )
+    (path.parent / "raft.db.mark").unlink()
+    wal = path.parent / "raft.db-wal"
+    spoiled = bytearray(wal.read_bytes())
+    spoiled[100] ^= 1
+    wal.write_bytes(spoiled)
+
+    with SQLiteStore(path, read_only=True):
+        pass
+
+    assert "is damaged at byte" in warnings_of_losses(caplog)[0].getMessage()
+
+
 def test_what_a_crash_left_in_the_write_ahead_log_is_read_and_left_there(crashed):
     before = contents(crashed)
 
