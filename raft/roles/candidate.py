@@ -143,7 +143,11 @@ class Candidate(Role):
         core = self.core
         if not self.tally.add(server_id):
             return
-        if self.is_pre_vote:
+        if not may_campaign(core):
+            # Its FSM could not be restored since the round began, say: it could answer nobody.
+            core.log.warning("not fit any more, giving up the election")
+            core.become(RaftState.FOLLOWER)
+        elif self.is_pre_vote:
             core.log.info("pre-vote successful, starting election")
             self._start_election()
         else:

@@ -209,6 +209,11 @@ CANDIDATE = Target(
             "if not core.membership",
         ),
         Mutant(
+            "nor does it win the round that runs",
+            "if not may_campaign(core):\n",
+            "if False:\n",
+        ),
+        Mutant(
             "a node without a vote gives up campaigning",
             "if not may_campaign(core) or not core.membership.may_lead(core.local_id):",
             "if not may_campaign(core):",

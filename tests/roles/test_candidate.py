@@ -1,8 +1,8 @@
 import pytest
 
-from raft.engine.inbox import ConfigReloaded, VoteReceived
+from raft.engine.inbox import ConfigReloaded, FSMPoisoned, LogCorrupted, VoteReceived
 from raft.engine.state import HardState
-from raft.errors import PeerUnreachableError, RemoteError
+from raft.errors import LogCorruptError, PeerUnreachableError, RemoteError
 from raft.messages import (
     AppendEntriesRequest,
     RequestPreVoteRequest,
@@ -396,6 +396,25 @@ def test_a_candidate_that_is_not_fit_any_more_becomes_a_follower(what):
     node.play(Candidate, spoil, DEADLINE)
 
     assert node.core.state.role is RaftState.FOLLOWER
+
+
+@pytest.mark.parametrize("what", ["fsm", "log"])
+@pytest.mark.parametrize("pre_vote", [True, False])
+def test_a_candidate_that_is_not_fit_any_more_does_not_win(pre_vote, what):
+    """Departures 9 and 16: a leader would step down, but only the candidate is told."""
+    node = node_with(pre_vote)
+
+    def spoil():
+        if what == "fsm":
+            node.core.fsm.poison = ValueError("half restored")
+            node.core.inbox.post(FSMPoisoned(node.core.fsm.poison))
+        else:
+            node.core.inbox.post(LogCorrupted(LogCorruptError("spoiled", 2)))
+
+    node.play(Candidate, spoil, pre(node, n2=True) if pre_vote else answers(node, n2=True))
+
+    assert node.core.state.role is RaftState.FOLLOWER
+    assert node.core.state.term == TERM + (0 if pre_vote else 1)
 
 
 def test_a_candidate_that_is_no_voter_any_more_becomes_a_follower():
