@@ -273,8 +273,8 @@ class RaftLog:
         Only a snapshot that takes the place of an unsettled one may be older than that.
         """
         first, last = self._store.first_index(), self._store.last_index()
+        self._before_empty(boundary)  # also where another one stood for it
         if last:
-            self._before_empty(boundary)
             self._store.delete_range(first, last)
         with self._lock:
             self._boundary = boundary

@@ -42,6 +42,7 @@ from raft.testing.script import (
     servers,
 )
 from raft.types import (
+    EMPTY_CONFIGURATION,
     NO_ENTRY,
     Configuration,
     EntryID,
@@ -239,6 +240,25 @@ def test_a_snapshot_that_is_gone_is_missed_where_the_log_is_empty(store, runtime
     assert not node.ask(RequestVoteRequest(header("n2"), 2, 7, 1)).response.granted
     take_snapshot(snapshots, 8, 1)
     assert node.restarted().core.damage.is_whole()
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_so_is_one_that_was_installed_where_the_log_was_empty_already(store, runtime, older):
+    """On a server that joins, or behind another snapshot: that one does not stand for it."""
+    snapshots = InmemSnapshotStore(runtime=runtime)
+    HardState(1).save(store)
+    node = started(store, snapshots, runtime, configuration=EMPTY_CONFIGURATION)
+    if older:
+        node.core.drop_log(EntryID(1, 3))
+        take_snapshot(snapshots, 3, 1)
+    node.core.drop_log(EntryID(1, 8))
+
+    if not older:
+        with pytest.raises(SnapshotError, match="term 1 at 8 is gone"):
+            node.restarted()
+        return
+    node = node.restarted()
+    assert not node.ask(RequestVoteRequest(header("n2"), 2, 7, 1)).response.granted
 
 
 def test_who_fell_back_votes_when_it_has_as_much_again(store, runtime):

@@ -1042,7 +1042,7 @@ MUST_DROP = Target(
     (
         Mutant(
             "what stands for an emptied log is noted (departure 16)",
-            "            self._before_empty(boundary)\n",
+            "        self._before_empty(boundary)  # also where another one stood for it\n",
             "",
         ),
         Mutant(
