@@ -206,6 +206,8 @@ def check_configuration(configuration: Configuration) -> None:
     ids: set[ServerID] = set()
     addresses: set[ServerAddress] = set()
     for server in configuration.servers:
+        if type(server) is not Server or type(server.suffrage) is not ServerSuffrage:
+            raise ValueError(f"no Server, or its suffrage is no ServerSuffrage: {server!r}")
         for text in (server.id, server.address):
             if not isinstance(text, str):
                 raise ValueError(f"an ID or address is no text: {text!r}")

@@ -155,6 +155,8 @@ class UserRestore:
 
     def __post_init__(self) -> None:
         check_type("meta", self.meta, SnapshotMeta)
+        for name in ("index", "size", "version"):
+            check_type(f"the snapshot's {name}", getattr(self.meta, name), int)
 
     def fail(self, error: BaseException) -> None:
         """Answer the caller with an error."""

@@ -11,6 +11,7 @@ import pytest
 from raft import (
     CantBootstrapError,
     Configuration,
+    InvalidConfigurationError,
     KeyNotFoundError,
     NoThreadError,
     NotVoterError,
@@ -158,6 +159,19 @@ def test_a_node_started_over_its_stores_has_its_log_and_applies_it_again() -> No
         cluster.leader()
         cluster.wait_for_commands(20)
         assert member.node.current_term() >= 2
+
+
+@pytest.mark.parametrize("other", [("n2", "n2:1"), Server("n2", "n2:1", 0)])  # type: ignore[arg-type]
+def test_a_configuration_of_something_else_than_servers_is_refused(other: Any) -> None:
+    """And the node stays what it is: it halted, or took its disk for a failed one."""
+    with Cluster(1, bootstrap=False) as cluster:
+        node = cluster["n1"].node
+        own = cluster["n1"].server()
+
+        error = node.bootstrap_cluster(Configuration([own, other]), "id").error(ANSWER)
+
+        assert isinstance(error, InvalidConfigurationError)
+        assert node.bootstrap_cluster(Configuration([own])).error(ANSWER) is None
 
 
 def test_bootstrapping_with_something_else_than_a_configuration_is_refused_at_once() -> None:

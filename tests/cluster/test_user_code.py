@@ -30,10 +30,12 @@ from raft import (
     OutcomeUnknownError,
     RaftShutdownError,
     RaftState,
+    SnapshotMeta,
     SnapshotReader,
 )
 from raft.testing.cluster import Cluster
 from raft.testing.fsm import RecordingFSM
+from raft.types import EMPTY_CONFIGURATION
 from tests.cluster.helpers import ANSWER, apply_count
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -300,6 +302,8 @@ def test_a_command_that_is_no_bytes_is_a_type_error() -> None:
         lambda node: node.remove_server("n1", "3"),
         lambda node: node.leadership_transfer_to_server("n2", None),
         lambda node: node.restore(None, None),
+        lambda node: node.restore(SnapshotMeta("x", "5", 1, EMPTY_CONFIGURATION, 1), None),
+        lambda node: node.restore(SnapshotMeta("x", 5.0, 1, EMPTY_CONFIGURATION, 1), None),
     ],
 )
 def test_what_is_of_another_type_is_refused_in_the_callers_thread(

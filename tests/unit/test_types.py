@@ -47,6 +47,8 @@ def test_only_voters_have_a_vote(server_id, has_vote):
         pytest.param([], "at least one voter", id="CON-04"),
         pytest.param([Server("id0", "a0", NONVOTER)], "at least one voter", id="CON-05"),
         pytest.param([Server("x", "a"), Server("x", "b")], "duplicate ID", id="CON-07"),
+        pytest.param([Server("x", "a"), ("y", "b")], "no Server", id="no server"),
+        pytest.param([Server("x", "a"), Server("y", "b", 0)], "no ServerSuffrage", id="a number"),
         pytest.param([Server("x", "a"), Server("y", "a")], "duplicate address", id="CON-08"),
         pytest.param([Server("", "a")], "empty ID", id="empty id"),
         pytest.param([Server("x", "")], "empty address", id="empty address"),
