@@ -73,7 +73,7 @@ class Lifecycle:
 
     def _start_threads(self, run_main: Callable[[], None]) -> None:
         core = self._core
-        self._event_threads.spawn("events", self._events.run)
+        self._event_threads.spawn("events", self._run_events)
         core.threads.spawn("disk", core.disk.run)
         core.threads.spawn("fsm", lambda: core.fsm.run(thread_saturation(core.metrics, "fsm")))
         core.threads.spawn("snapshots", self._snapshotter.run)
@@ -88,6 +88,14 @@ class Lifecycle:
             core.transport.deliver_to(core.inbox.deliver)
         else:
             core.threads.spawn("rpc", self._pump)
+
+    def _run_events(self) -> None:
+        """Be the events thread; what escapes a callback halts the node, and the next one runs."""
+        while True:
+            try:
+                return self._events.run()
+            except BaseException as error:  # noqa: BLE001 - user code: others still wait
+                self._crashed("events", error)
 
     def _pump(self) -> None:
         """Move requests from a transport's queue into the inbox."""

@@ -252,6 +252,26 @@ def test_an_events_thread_that_ends_all_the_same_is_no_secret() -> None:
         cluster.wait_for(lambda: member.node.failure is error)
 
 
+def test_a_callback_that_halts_the_node_keeps_none_behind_it_waiting() -> None:
+    """Else what `asyncio.wrap_future` made of a future that is answered is never done."""
+    with Cluster(1) as cluster:
+        node = cluster.leader().node
+        told: queue.Queue[object] = queue.Queue()
+        go_on = threading.Event()
+
+        def fail(_: object) -> None:
+            go_on.wait(ANSWER)
+            raise GeneratorExit("no exception that anybody expects")
+
+        node.apply(b"x").add_done_callback(fail)
+        node.apply(b"y").add_done_callback(told.put)
+        go_on.set()
+
+        assert told.get(timeout=ANSWER)
+        cluster.wait_for(lambda: node.state() is RaftState.SHUTDOWN)
+        assert node.shutdown().result(ANSWER) is None
+
+
 def test_a_caller_who_is_interrupted_while_he_waits_gives_his_bytes_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
