@@ -13,6 +13,7 @@ from typing import Protocol
 
 from raft.config import Config
 from raft.engine.inbox import BeatAnswered, ControlMessage, NewerTermSeen
+from raft.engine.plausible import check_term
 from raft.engine.raft_log import RaftLog
 from raft.errors import RaftError
 from raft.interfaces import SnapshotStore, Transport
@@ -119,6 +120,7 @@ class Heartbeats:
                 answer = links.transport.append_entries(
                     server.id, server.address, request, links.config.heartbeat_timeout
                 )
+                check_term(links.term, answer.term)
             except (RaftError, OSError) as error:
                 self._failed(error)
                 continue

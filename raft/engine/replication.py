@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from raft.engine.heartbeat import Heartbeats, Links
 from raft.engine.inbox import LogCorrupted, NewerTermSeen
+from raft.engine.plausible import check_term
 from raft.engine.progress import CountingReader
 from raft.errors import (
     LogCompactedError,
@@ -151,9 +152,7 @@ class PeerReplicator:
                     return False
                 if self._pipeline is None or self._broken:
                     free = 1 if self._broken else 0  # the first break costs no wait
-                    if self._failures <= free:
-                        return True
-                    return self._wait_backoff()
+                    return self._failures <= free or self._wait_backoff()
                 remaining = deadline.remaining() or 0.0
                 if len(self._unanswered) < self._links.config.max_inflight_appends and (
                     self._kicked or remaining == 0.0
@@ -256,6 +255,7 @@ class PeerReplicator:
     def _is_newer_term(self, term: int) -> bool:
         if term <= self._links.term:
             return False
+        check_term(self._links.term, term)
         self._links.post(NewerTermSeen(self._links.term, term))
         self._stopped.set()
         return True
@@ -333,11 +333,11 @@ class PeerReplicator:
                     return
             try:
                 answer = pipeline.receive(self._links.config.disk_stall_timeout)
+                if not self._take_answer(pipeline, answer):
+                    return
             except (RaftError, OSError) as error:
                 if self._break(pipeline):
                     self._failed(error)
-                return
-            if not self._take_answer(pipeline, answer):
                 return
 
     def _take_answer(self, pipeline: AppendPipeline, answer: AppendEntriesResponse) -> bool:

@@ -27,7 +27,6 @@ from raft.engine.inbox import (
     VerifyLeader,
 )
 from raft.engine.install_snapshot import SnapshotReceiver
-from raft.engine.plausible import check_term
 from raft.errors import (
     AbortedByRestoreError,
     LeadershipLostError,
@@ -346,7 +345,6 @@ class Leader(Role):
     def on_newer_term(self, message: NewerTermSeen) -> None:
         """Somebody lives in a newer term: lead no longer (§5.1)."""
         if message.term == self.term:
-            check_term(self.term, message.seen)
             self.core.log.info("peer has newer term, stepping down newer=%d", message.seen)
             self.core.inbox.post(message)  # the follower takes it over, once all is cleaned up
             self._step_down()

@@ -6,6 +6,7 @@ import pytest
 
 from raft.engine.heartbeat import Heartbeats, Links
 from raft.engine.inbox import BeatAnswered, NewerTermSeen
+from raft.engine.plausible import FURTHEST_AHEAD
 from raft.errors import PeerUnreachableError
 from raft.messages import AppendEntriesResponse
 from raft.observer import FailedHeartbeatObservation, ResumedHeartbeatObservation
@@ -111,6 +112,17 @@ def test_contact_never_goes_back(bench):
     bench.heart.touch(bench.runtime.now)
 
     assert bench.heart.last_contact == bench.runtime.now + 5.0
+
+
+def test_an_answer_of_no_honest_server_is_a_failure_and_ends_nothing(bench):
+    bench.runtime.advance(0.1)
+
+    bench.answer(success=False, term=TERM + FURTHEST_AHEAD + 1)
+    bench.runtime.advance(1.0)
+
+    assert bench.beat
+    assert bench.posted == []
+    assert [type(event) for event in bench.observed] == [FailedHeartbeatObservation]
 
 
 # ---- verification (departure 5) ----

@@ -6,6 +6,7 @@ import pytest
 
 from raft.engine.heartbeat import Links
 from raft.engine.inbox import LogCorrupted, NewerTermSeen
+from raft.engine.plausible import FURTHEST_AHEAD
 from raft.engine.replication import PeerReplicator
 from raft.errors import (
     ConnectionLostError,
@@ -24,6 +25,7 @@ from raft.testing.script import ScriptedNode, entries, header, servers
 from raft.types import EntryID, Server
 
 TERM = 3
+IMPOSSIBLE = TERM + FURTHEST_AHEAD + 1
 PEER = Server("n2", "n2:1")
 
 
@@ -400,6 +402,23 @@ def test_a_newer_term_in_the_pipeline_ends_the_replication():
     assert bench.matches == [1]
 
 
+@pytest.mark.parametrize("where", ["probe", "pipeline"])
+def test_an_answer_of_no_honest_server_is_a_failure_and_ends_nothing(where):
+    """Somebody else may answer the next time; nobody would have asked him."""
+    bench = Bench(1)
+
+    if where == "probe":
+        bench.answer(bench.probe, no(term=IMPOSSIBLE))
+    else:
+        bench.into_pipeline().append(3)
+        bench.answer_pipeline(no(term=IMPOSSIBLE))
+    bench.until_asked()
+
+    assert bench.posted == []
+    bench.into_pipeline()
+    assert bench.matches[-1] == 1
+
+
 def test_a_success_in_a_newer_term_counts_for_nothing():
     bench = Bench(1).into_pipeline()
 
@@ -614,7 +633,10 @@ def test_replication_goes_on_behind_the_snapshot():
     assert sent(bench.pipeline.requests[0]) == ((3, 2), [2, 3])
 
 
-@pytest.mark.parametrize("result", [installed(success=False), ConnectionLostError("gone")])
+@pytest.mark.parametrize(
+    "result",
+    [installed(success=False), installed(term=IMPOSSIBLE), ConnectionLostError("gone")],
+)
 def test_a_snapshot_that_was_not_taken_is_sent_again(result):
     """ETC-68"""
     bench = compacted(1, 1, 2, 2, 3, upto=3)
