@@ -146,13 +146,11 @@ class Lifecycle:
             if self._is_closing:
                 return
             self._is_closing = True
-            try:
-                core.runtime.spawn(f"{core.threads.prefix}-shutdown", self._close)
-                return
-            except RuntimeError as exc:
-                error = exc
-        _log.warning("no thread for the shutdown node=%s error=%s", core.local_id, error)
-        self._close()
+        try:
+            core.runtime.spawn(f"{core.threads.prefix}-shutdown", self._close)
+        except RuntimeError as error:
+            _log.warning("no thread for the shutdown node=%s error=%s", core.local_id, error)
+            self._close()
 
     def _close(self) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +33,7 @@ from raft.snapshots import InmemSnapshotStore
 from raft.stores import InmemStore
 from raft.testing.cluster import Cluster, fast_config
 from raft.testing.fsm import RecordingFSM
-from raft.transport import TCPTransport
+from raft.transport import InmemTransport, TCPTransport
 from tests.cluster.helpers import ANSWER, HEARTBEAT, apply_count
 
 
@@ -295,3 +296,26 @@ def test_a_node_shuts_down_without_a_thread_for_it() -> None:
     node.shutdown().result(ANSWER)
 
     assert threads_of("scarce") == []
+
+
+def test_a_signal_handler_may_shut_down_what_is_being_shut_down() -> None:
+    """Ctrl-C twice: whoever starts a thread waits for it, and may run a handler there."""
+
+    class Interrupted(ThreadRuntime):
+        def spawn(self, name: str, target: Callable[[], None]) -> Task:
+            task = super().spawn(name, target)
+            if name.endswith("-shutdown"):
+                signal.raise_signal(signal.SIGUSR1)
+            return task
+
+    store, down = InmemStore(), []
+    transport = InmemTransport("n1:1")
+    config, snapshots = fast_config("n1"), InmemSnapshotStore()
+    node = Raft(config, RecordingFSM(), store, store, snapshots, transport, runtime=Interrupted())
+    handler = signal.signal(signal.SIGUSR1, lambda *_: down.append(node.shutdown()))
+    try:
+        node.shutdown().result(ANSWER)
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
+
+    assert [future.error(ANSWER) for future in down] == [None]
