@@ -76,7 +76,7 @@ class Leader(Role):
         self.tail_write: Write | None = None
         self.lease = Lease(core.config.leader_lease_timeout, core.runtime.monotonic())
         self.loss: RaftError | None = None  # why leadership ended, for those in flight
-        self.peers = Peers(core, self._links(), self._step_down)
+        self.peers = Peers(core, self._links())
         self.reads = Reads(core, self.start_index, self.peers.beat_now)
         self.transfers = Transfers(core, self.term, self.commitment, self.peers)
         self.full_disk = FullDisk(core, self.transfers)
@@ -354,6 +354,7 @@ class Leader(Role):
         self.changes.expire()
         now = self.core.runtime.monotonic()
         self._look_for_stall()
+        self.peers.try_again()
         self.transfers.expire(now)
         self.full_disk.look(now, is_busy=self._refusal() is not None)
         if not self.core.disk.is_fit():

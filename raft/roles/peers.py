@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from raft.engine.core import Core
 from raft.engine.heartbeat import Links
 from raft.engine.replication import PeerReplicator
-from raft.errors import LeadershipLostError, NoThreadError, RaftError
+from raft.errors import NoThreadError
 from raft.observer import PeerObservation
 from raft.types import Configuration, Server, ServerID
 
@@ -15,21 +13,19 @@ _FAREWELL_TIMEOUTS = 2.0  # heartbeat timeouts that a removed peer has to learn 
 
 
 class Peers:
-    """Starts and stops replicators by the latest configuration. Main thread only.
+    """Starts and stops replicators by the latest configuration. Main thread only."""
 
-    `step_down` is called where there is no thread for a server: this leader cannot serve it.
-    """
-
-    def __init__(self, core: Core, links: Links, step_down: Callable[[RaftError], None]) -> None:
+    def __init__(self, core: Core, links: Links) -> None:
         self._core = core
         self._links = links
-        self._step_down = step_down
         self._replicators: dict[ServerID, PeerReplicator] = {}
         self._departing: list[PeerReplicator] = []  # removed, and being told so
+        self._lacks_threads = False  # for one of them, who is tried again
 
     def follow(self, configuration: Configuration) -> None:
         """Have one replicator for each other server of a configuration."""
         wanted = {s.id: s for s in configuration.servers if s.id != self._core.local_id}
+        self._lacks_threads = False
         for server in wanted.values():
             replicator = self._replicators.get(server.id)
             if replicator is None:
@@ -43,14 +39,16 @@ class Peers:
             self._core.metrics.set_gauge("raft.peers", len(configuration.servers))
 
     def _start(self, server: Server) -> None:
-        self._core.log.info("added peer, starting replication peer=%s", server.id)
         replicator = PeerReplicator(self._links, server, self._core.raft_log.last_index() + 1)
-        self._replicators[server.id] = replicator
         try:
             replicator.start()
         except NoThreadError as error:
-            self._core.log.error("stepping down, peer=%s has no thread error=%s", server.id, error)
-            self._step_down(LeadershipLostError(str(error)))
+            self._core.log.warning("cannot replicate yet peer=%s error=%s", server.id, error)
+            self._lacks_threads = True
+            replicator.stop()  # one of its threads may run
+            return
+        self._core.log.info("added peer, starting replication peer=%s", server.id)
+        self._replicators[server.id] = replicator
         self._core.emit(PeerObservation(removed=False, peer=server))
 
     def _dismiss(self, replicator: PeerReplicator) -> None:
@@ -60,6 +58,11 @@ class Peers:
         replicator.finish(self._core.raft_log.last_index(), seconds)
         self._departing.append(replicator)
         self._core.emit(PeerObservation(removed=True, peer=server))
+
+    def try_again(self) -> None:
+        """Start what could not be started before."""
+        if self._lacks_threads:
+            self.follow(self._core.membership.latest)
 
     def kick(self) -> None:
         """Say that there is something new to send."""

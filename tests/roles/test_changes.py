@@ -1,5 +1,7 @@
 """New voters that catch up before they vote (thesis 4.2.1); other changes: test_leader."""
 
+import pytest
+
 import raft.roles.changes
 from raft.engine.inbox import ChangeKind, NewerTermSeen
 from raft.errors import (
@@ -16,6 +18,7 @@ from raft.types import ServerSuffrage
 from tests.roles.bench import NOOP, TERM, THREE, Bench
 
 ADD, REMOVE = ChangeKind.ADD_VOTER, ChangeKind.REMOVE_SERVER
+ADD_NONVOTER = ChangeKind.ADD_NONVOTER
 ENTERED = servers("n1", "n2", "n3", nonvoters=["n4"])
 
 
@@ -298,3 +301,40 @@ def test_who_has_moved_meanwhile_is_promoted_where_it_is():
 
     assert future.error(0) is None
     assert leader.core.membership.latest.server("n4").address == "n4:2"
+
+
+# ---- no thread to be had ----
+
+
+@pytest.mark.parametrize("name", ["repl", "beat"])
+def test_a_server_added_when_there_is_no_thread_is_served_as_soon_as_there_is_one(name):
+    """The change stands: it is in the log, and its caller hears what became of it."""
+    leader = Bench(storing=["n2", "n3", "n4"])
+    leader.runtime.no_thread_for = f"{name}-n4"
+
+    future = leader.change(ADD_NONVOTER, "n4", "n4:1")
+    assert future.error(0) is None
+    leader.runtime.advance(0.2)
+    assert leader.sent_to("n4") == set()
+    leader.runtime.no_thread_for = ""
+    leader.runtime.advance(0.2)
+    leader.node.apply(b"x")
+
+    assert leader.is_leading()
+    assert leader.sent_to("n4") == {(NOOP + 2, TERM)}
+
+
+def test_a_change_made_later_when_there_is_no_thread_halts_nobody():
+    leader = Bench()
+    leader.runtime.no_thread_for = "-n5"
+    door = leader.shut_disk()
+
+    futures = [leader.change(ADD_NONVOTER, name, f"{name}:1") for name in ("n4", "n5")]
+    assert not futures[1].done()  # it waits for the change before
+    door.set()
+    leader.store("n2")
+    leader.runtime.advance(0.05)
+
+    assert leader.node.crashes == []
+    assert [future.error(0) for future in futures] == [None, None]
+    assert leader.is_leading()

@@ -421,24 +421,14 @@ def test_whose_request_halts_the_node_is_answered():
 
 
 @pytest.mark.parametrize("thread", ["repl-n2", "beat-n2"])
-def test_a_leader_that_gets_no_thread_for_a_peer_leads_no_longer_and_goes_on(thread):
+def test_a_leader_that_gets_no_thread_for_a_peer_has_the_others(thread):
     node = ScriptedNode(configuration=THREE, hard_state=HardState(TERM, "n1", "n1:1"))
     node.runtime.no_thread_for = thread
 
     node.start(Leader)
 
-    assert (node.crashes, node.core.state.role) == ([], RaftState.FOLLOWER)
-
-
-def test_a_new_server_that_gets_no_thread_is_left_to_the_next_leader():
-    """Else it would be a member of whom nobody takes notice."""
-    bench = Bench(storing=["n2", "n3"])
-    bench.runtime.no_thread_for = "beat-n4"
-
-    change = bench.change(ChangeKind.ADD_VOTER, "n4", "n4:1")
-
-    assert isinstance(change.error(0), OutcomeUnknownError)
-    assert (bench.node.crashes, bench.state.role) == ([], RaftState.FOLLOWER)
+    assert (node.crashes, node.core.state.role) == ([], RaftState.LEADER)
+    assert {call.server_id for call in node.transport.open_calls(AppendEntriesRequest)} == {"n3"}
 
 
 def test_a_poisoned_fsm_ends_the_leadership():
