@@ -11,7 +11,7 @@ import concurrent.futures
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
-from raft.errors import DeadlockError, SnapshotError
+from raft.errors import SnapshotError
 from raft.messages import SnapshotReader
 from raft.runtime import Condition
 from raft.types import NO_INDEX, Configuration, SnapshotMeta
@@ -28,8 +28,8 @@ class FutureHost(Protocol):
     def run_callback(self, callback: Callable[[], None]) -> None:
         """Run user code on the node's events thread."""
 
-    def is_fsm_thread(self) -> bool:
-        """Tell whether the caller is the thread that runs the FSM."""
+    def check_may_wait(self) -> None:
+        """Raise where waiting for this node could never end."""
 
 
 class _Standalone:
@@ -41,8 +41,8 @@ class _Standalone:
     def run_callback(self, callback: Callable[[], None]) -> None:
         callback()
 
-    def is_fsm_thread(self) -> bool:
-        return False
+    def check_may_wait(self) -> None:
+        """Somebody else answers."""
 
 
 STANDALONE: FutureHost = _Standalone()
@@ -80,14 +80,15 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         """Wait for the answer and return it, or raise it if it is an error.
 
         `timeout` is the caller's own, in seconds: its `TimeoutError` ends only this wait. On the
-        FSM thread an unanswered future raises `DeadlockError`.
+        FSM thread an unanswered future raises `DeadlockError`, in a forked child
+        `ForkedProcessError`.
         """
-        self._check_deadlock()
+        self._check_may_wait()
         return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the answer and return the error, or None."""
-        self._check_deadlock()
+        self._check_may_wait()
         return super().exception(timeout)
 
     def error(self, timeout: float | None = None) -> BaseException | None:
@@ -114,12 +115,9 @@ class Future(concurrent.futures.Future[T], Generic[T]):
             return False
         return True
 
-    def _check_deadlock(self) -> None:
-        if self._host.is_fsm_thread() and not self.done():
-            raise DeadlockError(
-                "FSM code must not wait for a future of its own node: only the FSM thread, on"
-                " which it runs, can answer it"
-            )
+    def _check_may_wait(self) -> None:
+        if not self.done():
+            self._host.check_may_wait()
 
 
 def _drop(_: object) -> None:

@@ -101,7 +101,7 @@ class Raft:
         self._runtime = runtime
         self._config = config
         self._events = Events(runtime)
-        self._host = NodeHost(runtime, self._events)
+        self._host = NodeHost(runtime, self._events, self._guard)
         self._budget = ByteBudget(runtime, config.max_pending_bytes)
         self._reload_lock = runtime.lock()  # one reload at a time
         self._role: Role | None = None  # the main thread's, and what shutdown must answer for
@@ -496,6 +496,7 @@ class Raft:
     @property
     def failure(self) -> BaseException | None:
         """What one of the node's threads died of; None for a healthy node."""
+        self._guard.check()
         return self._lifecycle.failure
 
     def stats(self) -> dict[str, str]:
@@ -520,6 +521,7 @@ class Raft:
 
     def reloadable_config(self) -> ReloadableConfig:
         """Return the current values of the settings that `reload_config` changes."""
+        self._guard.check()
         return ReloadableConfig.of(self._config)
 
     def register_observer(self, observer: Observer) -> None:

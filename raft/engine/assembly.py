@@ -22,14 +22,15 @@ from raft.interfaces import FSM, LogStore, SnapshotStore, StableStore, Transport
 from raft.messages import RPCHeader
 from raft.metrics import Metrics
 from raft.observer import Events, LatestValue, ObservationData
-from raft.runtime import THREADS, Condition, Runtime, ThreadGroup
+from raft.runtime import THREADS, Condition, ForkGuard, Runtime, ThreadGroup
 
 
 class NodeHost:
     """What futures need of their node."""
 
-    def __init__(self, runtime: Runtime, events: Events) -> None:
+    def __init__(self, runtime: Runtime, events: Events, guard: ForkGuard) -> None:
         self._runtime = runtime
+        self._guard = guard
         self.run_callback = events.run_callback
         self.is_fsm_thread: Callable[[], bool] = lambda: False
 
@@ -37,7 +38,8 @@ class NodeHost:
         return None if self._runtime is THREADS else self._runtime.condition()
 
     def check_may_wait(self) -> None:
-        """Raise `DeadlockError` where waiting for this node could never end."""
+        """Raise `DeadlockError` or `ForkedProcessError` where waiting could never end."""
+        self._guard.check()
         if self.is_fsm_thread():
             raise DeadlockError("FSM code must not wait for its own node: its thread does the work")
 

@@ -373,8 +373,8 @@ class _TestHost:
     def run_callback(self, callback: Callable[[], None]) -> None:
         callback()
 
-    def is_fsm_thread(self) -> bool:
-        return False
+    def check_may_wait(self) -> None:
+        pass
 
 
 @dataclass(slots=True)

@@ -33,6 +33,7 @@ from raft import (
     SnapshotMeta,
     SnapshotReader,
 )
+from raft.futures import Future
 from raft.testing.cluster import Cluster
 from raft.testing.fsm import RecordingFSM
 from raft.types import EMPTY_CONFIGURATION
@@ -343,7 +344,8 @@ def test_what_is_of_another_type_is_refused_in_the_callers_thread(
 def test_a_forked_child_is_told_the_cure_and_the_parent_goes_on() -> None:
     with Cluster(1) as cluster:
         node = cluster.leader().node
-        calls = [
+        pending: Future[None] = Future(node._host)
+        calls: list[Callable[[], object]] = [
             lambda: node.apply(b"x"),
             lambda: node.barrier(),
             lambda: node.shutdown(),
@@ -359,6 +361,10 @@ def test_a_forked_child_is_told_the_cure_and_the_parent_goes_on() -> None:
             lambda: node.commit_index(),
             lambda: node.cluster_id(),
             lambda: node.register_observer(Observer(None)),
+            lambda: node.failure,
+            lambda: node.reloadable_config(),
+            lambda: pending.result(ANSWER),  # nobody is here who could answer it
+            lambda: pending.exception(ANSWER),
         ]
 
         child = os.fork()

@@ -162,8 +162,8 @@ def test_a_future_parks_the_task_and_not_the_process():
         class Host:
             condition = staticmethod(runtime.condition)
 
-            def is_fsm_thread(self):
-                return False
+            def check_may_wait(self):
+                pass
 
         future = Future(Host())
         with pytest.raises(concurrent.futures.TimeoutError):

@@ -27,8 +27,9 @@ class Host:
         self.run_callback = self.callbacks.append
         self.fsm_thread = fsm_thread
 
-    def is_fsm_thread(self):
-        return threading.current_thread() is self.fsm_thread
+    def check_may_wait(self):
+        if threading.current_thread() is self.fsm_thread:
+            raise DeadlockError("own node")
 
 
 def from_thread(action):
