@@ -85,7 +85,10 @@ class FSMSnapshot(Protocol):
         """
 
     def release(self) -> None:
-        """Let go of the view; called once, whether `persist` succeeded or not."""
+        """Let go of the view; called once, whether `persist` succeeded or not.
+
+        What it raises is only logged.
+        """
 
 
 # ---- stores ----

@@ -16,7 +16,7 @@ from raft.config import Config
 from raft.engine.inbox import Apply
 from raft.engine.raft_log import RaftLog
 from raft.engine.state import NodeState
-from raft.engine.state_machine import Capture, Raised, StateMachine
+from raft.engine.state_machine import Capture, Raised, StateMachine, release_view
 from raft.errors import (
     LeadershipLostError,
     LogCompactedError,
@@ -343,7 +343,7 @@ class FsmRunner:
                     raise
                 continue
             if not future.respond(view):
-                view.snapshot.release()
+                release_view(view.snapshot)
 
     def _apply_some(self) -> None:
         config = self._config

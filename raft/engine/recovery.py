@@ -18,7 +18,7 @@ from raft.engine.raft_log import RaftLog
 from raft.engine.snapshotter import persist_held
 from raft.engine.start_up import newest_end, restore_newest, usable_snapshots
 from raft.engine.state import CLUSTER_ID_KEY, load_cluster_id
-from raft.engine.state_machine import StateMachine
+from raft.engine.state_machine import StateMachine, release_view
 from raft.errors import CantRecoverError, KeyNotFoundError, SnapshotError
 from raft.interfaces import (
     FSM,
@@ -71,7 +71,7 @@ def recover(
             sink.cancel()
             raise
     finally:
-        view.release()
+        release_view(view)
     for meta in snapshots.list():
         if meta.unsettled:
             snapshots.remove(meta.id)  # a user restore: part of the new one, or never happened

@@ -9,7 +9,7 @@ from raft.config import Config
 from raft.engine.fsm_runner import FsmRunner
 from raft.engine.inbox import SnapshotTaken
 from raft.engine.raft_log import RaftLog
-from raft.engine.state_machine import Capture
+from raft.engine.state_machine import Capture, release_view
 from raft.errors import (
     NothingNewToSnapshotError,
     ShutdownNotAppliedError,
@@ -156,7 +156,7 @@ class Snapshotter:
         try:
             meta = self._write(view)
         finally:
-            view.snapshot.release()
+            release_view(view.snapshot)
         self._on_taken(SnapshotTaken(meta))
         _log.info("snapshot taken id=%s index=%d", meta.id, meta.index)
         return meta

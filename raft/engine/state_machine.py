@@ -6,6 +6,7 @@ the node halts, for going on would let the replicas diverge (docs/architecture.m
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -33,6 +34,8 @@ from raft.types import (
     LogType,
     SnapshotMeta,
 )
+
+_log = logging.getLogger(__name__)
 
 # SQLite's primary result codes that speak of the database's state and not of the statement:
 # BUSY, LOCKED, NOMEM, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL.
@@ -80,6 +83,14 @@ class Capture:
     configuration: Configuration
     configuration_index: int
     snapshot: FSMSnapshot
+
+
+def release_view(view: FSMSnapshot) -> None:
+    """Have an FSM let go of a view; should that fail, what was written of it stands."""
+    try:
+        view.release()
+    except Exception:  # noqa: BLE001 - user code: nobody's snapshot fails by this
+        _log.exception("a view of the FSM could not be released")
 
 
 @dataclass(frozen=True, slots=True)

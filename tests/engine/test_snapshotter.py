@@ -245,6 +245,27 @@ def test_a_failure_on_its_own_is_tried_again_next_time(caplog):
     assert bench.indexes() == [100]
 
 
+def test_a_view_that_cannot_be_released_fails_no_snapshot_that_stands(caplog):
+    """Else its caller is told that there is none, and no entry is deleted for it, ever."""
+    view = Watched()
+    view.release = lambda: 1 / 0
+    bench = Bench(fsm=WatchedFSM(view))
+
+    future = bench.request()
+
+    assert future.result(0) == bench.node.snapshots.list()[0].id
+    assert bench.indexes() == [4]
+    assert "could not be released" in caplog.text
+
+
+@pytest.mark.parametrize("view", [None, object()])
+def test_what_is_no_view_is_named_as_the_reason(view):
+    error = Bench(fsm=WatchedFSM(view)).request().error(0)
+
+    assert isinstance(error, SnapshotError)
+    assert "persist" in str(error)
+
+
 def test_compaction_follows_a_snapshot():
     bench = Bench(count=99, trailing_logs=10)
 
