@@ -539,6 +539,7 @@ class Raft:
 
         Bounded by `Config.shutdown_timeout` even if user code or a disk call never returns. All
         other futures are answered by then. May be called again. The transport is closed.
+        Not from a signal handler, which may have interrupted a call into this node: set an event.
         """
         self._guard.check()
         return self._lifecycle.shutdown()
