@@ -280,6 +280,19 @@ def test_a_snapshot_may_take_as_long_as_a_large_one():
     assert in_world(run) > 1001.0
 
 
+def test_a_slow_snapshot_is_fast_from_the_moment_in_which_its_way_is():
+    data = bytes(range(256)) * 20
+
+    def run(world):
+        world.network.snapshot_slowness = 1000.0
+        world.scheduler.call_later(1.0, lambda: setattr(world.network, "snapshot_slowness", 1.0))
+        request = InstallSnapshotRequest(A, 2, 9, 2, size=len(data))
+        world.a.install_snapshot("b", "b:1", request, io.BytesIO(data))
+        return world.scheduler.now
+
+    assert 1001.0 < in_world(run) < 1001.5
+
+
 @pytest.mark.parametrize(("is_cut", "earliest"), [(False, 0.1), (True, 1.5)])
 def test_who_still_reads_a_snapshot_that_was_given_up_hears_of_it_when_something_gets_through(
     is_cut, earliest

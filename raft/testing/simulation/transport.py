@@ -163,13 +163,20 @@ class SimTransport(Calls):
         call = self._begin(server_id, address, request, stream)
         try:
             while not call.is_over() and (piece := reader.read(_PIECE_BYTES)):
-                seconds = _PIECE_SECONDS * self.network.snapshot_slowness
-                self.process.scheduler.sleep(seconds * self.process.random())
+                self._take_time(_PIECE_SECONDS * self.process.random())
                 stream.send(piece)
             return self._finish(call, InstallSnapshotResponse, timeout or _STREAM_TIMEOUT)
         finally:
             stream.end()
             self._calls.pop(call, None)
+
+    def _take_time(self, seconds: float) -> None:
+        """Sleep for as long as a piece takes, which may become less meanwhile."""
+        while seconds > 0.0:
+            slowness = self.network.snapshot_slowness
+            step = min(seconds * slowness, _NOTICE_SECONDS)
+            self.process.scheduler.sleep(step)
+            seconds = 0.0 if step < _NOTICE_SECONDS else seconds - step / slowness
 
     def _call(
         self,
