@@ -241,8 +241,8 @@ class ServerWitness(Witness):
             return f"uses the configuration of entry {used}, and has that of {index}"
         if log is None:
             is_there = used == NO_INDEX or any(meta.index >= used for meta, _ in snapshots)
-            # Known to be committed, and given up on disk behind a spoiled entry.
-            is_there |= not core.damage.is_whole() and used <= core.state.commit_index
+            # Known to be committed: by the others alone, or given up here behind a spoiled entry.
+            is_there |= used <= core.state.commit_index
         else:
             is_there = log.type is LogType.CONFIGURATION or not log.is_intact()
         return "" if is_there else f"uses the configuration of entry {used}, which it has not"
