@@ -398,6 +398,17 @@ class WithIdentity(Protocol):
 
 
 @runtime_checkable
+class WithAddressCheck(Protocol):
+    """A transport, or stream layer, that knows what an address is (beyond the original).
+
+    A new server counts for the majority at once, so a mistyped address can cost a cluster's.
+    """
+
+    def check_address(self, address: ServerAddress) -> None:
+        """Raise `ValueError` for an address that nobody could ever dial; asks nobody."""
+
+
+@runtime_checkable
 class WithMetrics(Protocol):
     """A transport that has something to measure (beyond the original)."""
 

@@ -33,13 +33,22 @@ from raft.engine.stats import describe
 from raft.errors import (
     CommandTooLargeError,
     EnqueueTimeoutError,
+    InvalidConfigurationError,
     LeadershipTransferError,
     OutcomeUnknownError,
     RaftError,
     ShutdownNotAppliedError,
 )
 from raft.futures import ApplyFuture, ConfigurationFuture, Future, IndexFuture, SnapshotFuture
-from raft.interfaces import FSM, LogStore, SnapshotStore, StableStore, Transport, WithIdentity
+from raft.interfaces import (
+    FSM,
+    LogStore,
+    SnapshotStore,
+    StableStore,
+    Transport,
+    WithAddressCheck,
+    WithIdentity,
+)
 from raft.messages import SnapshotReader
 from raft.metrics import count, timed
 from raft.observer import Events, LatestValue, Observation, ObservationData, Observer
@@ -346,8 +355,24 @@ class Raft:
         message = ChangeConfiguration(
             kind, server_id, address, prev_index, future, deadline, catch_up
         )
+        try:
+            if kind in (ChangeKind.ADD_VOTER, ChangeKind.ADD_NONVOTER):
+                self._check_address(address)
+        except InvalidConfigurationError as error:
+            message.fail(error)
+            return future
         self._submit(message, deadline)
         return future
+
+    def _check_address(self, address: ServerAddress) -> None:
+        """Refuse an address that nobody could ever dial, if the transport can tell."""
+        transport = self._mine.transport
+        if not isinstance(transport, WithAddressCheck):
+            return
+        try:
+            transport.check_address(address)
+        except ValueError as error:
+            raise InvalidConfigurationError(f"the address {error}") from error
 
     def get_configuration(self) -> ConfigurationFuture:
         """Return the latest configuration, committed or not, answered already."""

@@ -18,7 +18,7 @@ from raft.errors import (
     TransportError,
     TransportShutdownError,
 )
-from raft.interfaces import ServerAddressProvider
+from raft.interfaces import ServerAddressProvider, WithAddressCheck
 from raft.messages import (
     RPC,
     InstallSnapshotRequest,
@@ -105,6 +105,14 @@ class NetworkTransport(Calls):
         """Learn who the local node is; requests for another id or cluster are refused."""
         self._guard.check()
         self._identity.learn(local_id, cluster_id)
+
+    def check_address(self, address: ServerAddress) -> None:
+        """Raise `ValueError` for an address that nobody could ever dial; asks nobody.
+
+        With an address provider any will do: it is the provider that is asked.
+        """
+        if self._provider is None and isinstance(self._layer, WithAddressCheck):
+            self._layer.check_address(address)
 
     def measure_with(self, metrics: Metrics) -> None:
         """Emit how long requests from others take here, step by step."""

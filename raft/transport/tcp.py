@@ -167,6 +167,10 @@ class TCPStreamLayer:
         """Return the address that others dial."""
         return self._local_addr
 
+    def check_address(self, address: ServerAddress) -> None:
+        """Raise `ValueError` for an address that nobody could ever dial; asks no resolver."""
+        _check_dialable(address)
+
     def accept(self, timeout: float) -> SocketStream | None:
         """Return the next connection, or None; see `StreamLayer`."""
         if not self._listener.wait_readable(timeout):
@@ -270,20 +274,24 @@ def _listen(bind: ServerAddress) -> socket.socket:
     return socket.create_server(name[:2], family=family, backlog=_BACKLOG)
 
 
+def _check_dialable(address: ServerAddress) -> None:
+    """Raise `ValueError` for an address that means nobody, or whoever dials it."""
+    host, port = split_address(address)
+    if _is_unspecified(host) or port == 0:
+        raise ValueError(f"{address!r} names no host and port that others can dial")
+
+
 def _advertised(sock: socket.socket, advertise: ServerAddress | None) -> ServerAddress:
     """Return the address for others, or raise `InvalidConfigError` when nobody could dial it."""
     if advertise is None:
-        host, port = sock.getsockname()[:2]
-        advertise = join_address(host, port)
+        advertise = join_address(*sock.getsockname()[:2])
         hint = "local bind address is not advertisable: pass advertise='host:port' that others dial"
     else:
         hint = "advertise is no address that others can dial"
     try:
-        host, port = split_address(advertise)
+        _check_dialable(advertise)
     except ValueError as exc:
-        raise InvalidConfigError(f"advertise: {exc}") from exc
-    if _is_unspecified(host) or port == 0:
-        raise InvalidConfigError(f"{hint} (got {advertise})")
+        raise InvalidConfigError(f"{hint}: {exc}") from exc
     return advertise
 
 

@@ -12,6 +12,7 @@ from raft import Configuration, Raft, Server
 from raft.errors import PipelineNotSupportedError
 from raft.interfaces import (
     Transport,
+    WithAddressCheck,
     WithClose,
     WithDelivery,
     WithIdentity,
@@ -73,7 +74,8 @@ def nodes() -> Iterator[list[Raft]]:
 def test_it_has_no_capability() -> None:
     transport: Transport = PlainTransport(InmemTransport("n1:1"))
 
-    for contract in (WithClose, WithDelivery, WithIdentity, WithMetrics, WithPeers, WithPreVote):
+    more = (WithAddressCheck, WithClose, WithDelivery, WithIdentity, WithMetrics, WithPeers)
+    for contract in (*more, WithPreVote):
         assert not isinstance(transport, contract)
 
 

@@ -203,6 +203,18 @@ def test_after_a_timeout_the_late_answer_is_not_taken_for_the_next(make):
     assert a.append_entries("b", b.local_addr(), REQUEST) == RESPONSE
 
 
+def test_an_address_that_nobody_could_dial_is_known_unless_a_provider_is_asked(make):
+    class Book:
+        def server_addr(self, server_id):
+            return "127.0.0.1:1"
+
+    make("b", server_address_provider=Book()).check_address("a name of the provider's")
+    a = make("a")
+    a.check_address("node.example:7000")
+    with pytest.raises(ValueError, match="not of the form host:port"):
+        a.check_address("10.0.0.1")
+
+
 def test_the_address_provider_is_asked_first_and_may_fail(make, caplog):
     """TRA-28: the provider wins in dialing; headers carry the sender's own address as it is."""
 
