@@ -87,8 +87,9 @@ def recover_cluster(
     vote stay. `fsm` is of no use afterwards: start the node with a fresh one.
 
     It is a last resort: what only the lost servers had is lost, and what was not committed becomes
-    so. When the survivors' logs end differently, recover the one with the highest last term and
-    index alone, and add the others with blank stores.
+    so. Servers left behind must not start over their old stores again: a majority of them goes on
+    as the old cluster. When the survivors' logs end differently, recover the one with the highest
+    last term and index alone, and add the others with blank stores.
 
     The cluster gets the next `cluster_id`: as given, else derived from the old one and the
     configuration, so that survivors recovered alike agree, and servers left behind are refused.

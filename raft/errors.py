@@ -195,13 +195,14 @@ class LogCorruptError(RaftError):
 
 
 class LogGapError(RaftError):
-    """The log does not join the newest snapshot. Rebuild this node from its peers."""
+    """The log does not join the newest snapshot. Rebuild this node (docs/stores.md)."""
 
 
 class CommittedConflictError(RaftInternalError):
     """A leader offered other content for an entry that is committed here already.
 
-    Two clusters got mixed up, or a disk lost what it had acknowledged. Rebuild this node.
+    Two clusters got mixed up, or a disk lost what it had acknowledged. Rebuild this node
+    (docs/stores.md).
     """
 
 

@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+REBUILD = (
+    "rebuild this node from its peers. First have the leader remove the server, then empty its"
+    " directory, start it and add it again: until it is removed, an empty one could vote away what"
+    " it had acknowledged"
+)
+"""What to do about a store that has forgotten something; ends a message."""
+
 
 class LockFile:
     """An exclusive `flock` on a file beside the store, held until `release`.
@@ -116,7 +123,7 @@ def translated(what: str, path: str) -> Iterator[None]:
         raise ValueError(f"{what}: a number does not fit into 63 bits") from exc
 
 
-_CURE = " is damaged or no database: rebuild this node from its peers"
+_CURE = f" is damaged or no database: {REBUILD}"
 
 
 def _translate(error: sqlite3.Error, what: str, path: str) -> Exception:

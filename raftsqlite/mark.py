@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from raft.errors import StoreError
 from raft.types import NO_INDEX
+from raftsqlite.guard import REBUILD
 
 _log = logging.getLogger(__name__)
 
@@ -114,7 +115,6 @@ def _compare(store_path: str, position: Position, marked: Position) -> None:
         raise StoreError(
             f"{store_path} has lost acknowledged entries or votes: it ends at entry"
             f" {position.last_index} after {position.sequence} other changes, and had come to"
-            f" entry {marked.last_index} after {marked.sequence}. Remove it with all files"
-            " beside it and rebuild this node from its peers. If an older copy was put here"
-            f" on purpose, remove {store_path}.mark alone"
+            f" entry {marked.last_index} after {marked.sequence}. If no peer is left, and an older"
+            f" copy was put here on purpose, remove {store_path}.mark alone; else {REBUILD}"
         )

@@ -18,7 +18,7 @@ import sqlite_utils
 
 from raft.errors import StoreError, StoreVersionError
 from raft.types import NO_INDEX
-from raftsqlite.guard import close_for_good, never_finalize
+from raftsqlite.guard import REBUILD, close_for_good, never_finalize
 from raftsqlite.mark import Position
 
 _log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ def _has_types_of_a_key(kind: object, key: object, value: object) -> bool:
 
 
 def _damaged_key(key: object, where: str) -> StoreError:
-    return StoreError(f"the key {key!r} in {where} is damaged: rebuild this node from its peers")
+    return StoreError(f"the key {key!r} in {where} is damaged: {REBUILD}")
 
 
 def check_content(connection: sqlite3.Connection, path: str) -> None:
@@ -145,7 +145,7 @@ def check_content(connection: sqlite3.Connection, path: str) -> None:
     (fault,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     if fault != "ok":
         what = fault.splitlines()[-1]  # below a heading
-        raise StoreError(f"{path} is damaged: {what}. Rebuild this node from its peers")
+        raise StoreError(f"{path} is damaged ({what}): {REBUILD}")
     rows = connection.execute("SELECT kind, key, value, checksum FROM stable").fetchall()
     for kind, key, value, checksum in rows:
         check_key(kind, key, value, checksum, path)

@@ -15,6 +15,7 @@ import sys
 from array import array
 
 from raft.errors import StoreError
+from raftsqlite.guard import REBUILD
 
 # Magic, version, page size, checkpoints, two salts, and the checksum of what is before it.
 _HEADER = struct.Struct(">8I")
@@ -54,7 +55,7 @@ def check_write_ahead_log(path: str) -> None:
 def _damaged(path: str, position: int) -> StoreError:
     return StoreError(
         f"the write-ahead log {path} is damaged at byte {position}, and durable entries or votes"
-        " behind it are lost: rebuild this node from its peers. Nothing was changed"
+        f" behind it are lost. Nothing was changed; {REBUILD}"
     )
 
 

@@ -80,6 +80,15 @@ def test_acknowledged_entries_that_are_gone_are_noticed(store, path):
     )
 
 
+def test_what_has_forgotten_something_must_be_removed_before_it_starts_empty(store, path):
+    """Empty under its old id it votes for whoever lacks what it had acknowledged."""
+    store.store_logs(entries(1, 5))
+    store.close()
+    path.unlink()
+
+    assert refuses(path, "First have the leader remove the server, then empty its directory")
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -380,7 +389,7 @@ def test_a_page_that_hides_its_rows_is_noticed(store, path):
     connection.close()
     flip(path, (root - 1) * 4096 + 4)  # how many rows there are: 5, then 4
 
-    assert refuses(path, "is damaged: .*Rebuild this node from its peers")
+    assert refuses(path, r"is damaged \(.*\): rebuild this node from its peers")
 
 
 # ---- entries ----
