@@ -74,6 +74,7 @@ def open_database(path: str, *, unsafe_no_sync: bool) -> sqlite3.Connection:
     """
     if not os.path.exists(path):
         _create_database(path)
+    _check_access(path)
     _check_header(path)
     connection = _connect(path)
     never_finalize(connection)
@@ -197,6 +198,16 @@ def _check_version(connection: sqlite3.Connection, path: str) -> None:
     if application != APPLICATION_ID:
         raise StoreError(f"{path} is a database, but no log of this library")
     _refuse_newer(version, path)
+
+
+def _check_access(path: str) -> None:
+    """Refuse what is not ours to write, of which SQLite says that the disk has failed."""
+    for name in (path, path + "-wal"):
+        if os.path.exists(name) and not os.access(name, os.R_OK | os.W_OK):
+            raise StoreError(
+                f"this process may not read and write {name}: give the directory to the user that"
+                " the node runs as, or see why its file system is mounted read-only"
+            )
 
 
 def _check_header(path: str) -> None:

@@ -3,10 +3,12 @@
 import os
 import shutil
 import signal
+import tempfile
+from pathlib import Path
 
 import pytest
 
-from raft.errors import ForkedProcessError, StoreLockedError
+from raft.errors import ForkedProcessError, StoreError, StoreLockedError
 from raft.testing.contracts import entries, stored
 from raftsqlite import SQLiteStore
 from tests.raftsqlite.processes import opens, run, start
@@ -34,6 +36,37 @@ def in_child(action):
             os._exit(status)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status)
+
+
+# ---- permissions ----
+
+
+@pytest.mark.parametrize("name", ["raft.db", "raft.db-wal"])
+def test_a_file_that_another_user_has_left_is_an_error_that_says_so(name):
+    """A script that was run as root, say: SQLite itself speaks of a disk that fails."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "raft.db"
+        SQLiteStore(path).close()
+        path.with_name("raft.db-wal").touch()
+        for each in (path.parent, *path.parent.iterdir()):
+            os.chown(each, *_somebody_else())
+        path.with_name(name).chmod(0o444)
+
+        assert in_child(lambda: _is_told_of(path, path.with_name(name))) == 0
+
+
+def _somebody_else():
+    """User and group of the one who tries: root may write everything."""
+    return (os.getuid() or 65534), (os.getgid() or 65534)
+
+
+def _is_told_of(path, name):
+    user, group = _somebody_else()
+    os.setgid(group)
+    os.setuid(user)
+    with pytest.raises(StoreError, match=f"may not read .*{name.name}: give the directory"):
+        SQLiteStore(path)
+    return 0
 
 
 # ---- the lock ----
