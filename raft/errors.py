@@ -222,7 +222,10 @@ class StoreError(RaftError):
 
 
 class StoreLockedError(StoreError):
-    """The store is open already, here or in another process. Use `backup()` to copy a live one."""
+    """The store is open already, here or in another process, such as a web server's other worker.
+
+    One process runs a node, with as many threads as it likes. `backup()` copies a live store.
+    """
 
 
 class StoreClosedError(StoreError):

@@ -71,8 +71,9 @@ def locked_error(store_path: str, owner: str) -> StoreLockedError:
     """Return the error for a second opener."""
     by = f" by {owner}" if owner else ""
     return StoreLockedError(
-        f"{store_path} is open already{by}: one node owns it. To copy or inspect a live store,"
-        " call backup(path) on the SQLiteStore that has it open"
+        f"{store_path} is open already{by}: one node in one process owns it. Of a web server's"
+        " worker processes only one may run the node (gunicorn: --workers 1 --threads 8). To copy"
+        " or inspect a live store, call backup(path) on the SQLiteStore that has it open"
     )
 
 

@@ -74,7 +74,7 @@ def _is_told_of(path, name):
 
 def test_a_second_opener_in_the_same_process_is_refused(store, path):
     """BLT-02; at once, because an owner does not go away by waiting."""
-    with pytest.raises(StoreLockedError, match=r"process \d+.*backup"):
+    with pytest.raises(StoreLockedError, match=r"process \d+.*--workers 1.*backup"):
         SQLiteStore(path)
 
     store.store_logs(entries(1, 1))
