@@ -268,9 +268,12 @@ def _listen(bind: ServerAddress) -> socket.socket:
         return socket.create_server(
             ("", port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True
         )
-    family, _, _, _, name = socket.getaddrinfo(
-        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
+    try:
+        family, _, _, _, name = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as exc:  # which does not say what was asked for
+        raise socket.gaierror(exc.errno, f"bind address {bind!r}: {exc.strerror}") from exc
     return socket.create_server(name[:2], family=family, backlog=_BACKLOG)
 
 

@@ -80,6 +80,11 @@ def test_the_advertised_address_is_the_local_one():
     transport.close()
 
 
+def test_a_bind_address_without_a_meaning_here_is_named():
+    with pytest.raises(OSError, match=r"bind address '\[::no\]:7000': "):
+        TCPTransport("[::no]:7000")
+
+
 def test_a_bind_address_that_is_none_names_its_fault():
     with pytest.raises(InvalidConfigError, match="bind address"):
         TCPTransport("nonsense")
