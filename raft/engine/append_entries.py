@@ -123,7 +123,7 @@ def _halt_on_conflict(core: Core, index: int, own_term: int, term: int) -> None:
         raise CommittedConflictError(
             f"the leader has entry {index} with term {term}, but here it is committed with term"
             f" {own_term}: two clusters were mixed up, or a disk lost what it had acknowledged."
-            " Rebuild this node from its peers"
+            " Rebuild this node from its peers (docs/stores.md)"
         )
 
 

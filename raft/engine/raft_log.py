@@ -323,7 +323,7 @@ class RaftLog:
             raise LogGapError(
                 f"the log begins at {self._first_index} but the newest snapshot ends at"
                 f" {boundary.index}: entries are missing. Restore the snapshot, or rebuild this"
-                " node from its peers"
+                " node from its peers (docs/stores.md)"
             )
         if self._first_index == boundary.index + 1:
             return False

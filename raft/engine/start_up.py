@@ -120,7 +120,7 @@ def _fall_back(core: Core, lost: EntryID) -> None:
             f"the snapshot of term {lost.term} at {lost.index} is gone or cannot be restored, and"
             " neither the log nor another voter that is known here has what it covers. See whether"
             " the snapshots' directory is where it was; the log above shows more. Else rebuild this"
-            " node from its peers, or restore a backup"
+            " node from its peers (docs/stores.md), or restore a backup"
         )
     core.damage.fell_back(lost)
 
@@ -196,7 +196,7 @@ def restore_newest(
     if listed:
         raise SnapshotError(
             f"none of {len(listed)} snapshots can be restored, the newest is {listed[0].id}:"
-            " the log above shows why. Rebuild this node from its peers"
+            " the log above shows why. Rebuild this node from its peers (docs/stores.md)"
         )
     return None
 
@@ -222,7 +222,7 @@ def _proven_term(index: int, logs: LogStore) -> int:
     if not log.is_intact():
         raise LogCorruptError(
             f"entry {index} is damaged, so nothing tells whether a restore by hand took hold:"
-            " rebuild this node from its peers",
+            " rebuild this node from its peers (docs/stores.md)",
             index,
         )
     return log.term

@@ -210,5 +210,7 @@ class Changes:
     def _give_up(self, server_id: ServerID, reason: str) -> None:
         entry = self._catching_up.pop(server_id)
         entry.message.fail(
-            CatchUpError(f"{server_id} {reason}: it got no vote. See why, and add it again")
+            CatchUpError(
+                f"{server_id} {reason}: it got no vote. See the log above for why, and add it again"
+            )
         )
