@@ -28,6 +28,7 @@ from raft.errors import (
     EnqueueTimeoutError,
     ForkedProcessError,
     FSMError,
+    FSMFailedError,
     FSMHaltError,
     IncompatibleLogStoreError,
     InvalidConfigError,
@@ -84,6 +85,7 @@ from raft.messages import SnapshotReader
 from raft.metrics import InmemSink, MetricsSink
 from raft.node import Raft
 from raft.observer import (
+    FailedCommandObservation,
     FailedHeartbeatObservation,
     LatestValue,
     LeaderObservation,
@@ -121,8 +123,10 @@ __all__ = [
     "DiskFullError",
     "EnqueueTimeoutError",
     "FSMError",
+    "FSMFailedError",
     "FSMHaltError",
     "FSMSnapshot",
+    "FailedCommandObservation",
     "FailedHeartbeatObservation",
     "ForkedProcessError",
     "Future",

@@ -15,6 +15,7 @@ from raft.engine.first_start import (
     has_existing_state,
     write_first_state,
 )
+from raft.engine.fsm_check import check_fsm
 from raft.engine.membership import configurations_in
 from raft.engine.raft_log import RaftLog
 from raft.engine.recovery import recover
@@ -100,12 +101,14 @@ def recover_cluster(
 
     Raises:
         InvalidConfigError, InvalidConfigurationError: nothing could go on like this.
-        TypeError, ValueError: nor with this `cluster_id`.
+        TypeError, ValueError: nor with this `cluster_id`, or `fsm` is not a state machine.
+        FSMFailedError: the FSM halted at a command; nothing was changed.
         CantRecoverError: the stores hold nothing.
         SnapshotError: no snapshot can be read, or the new one cannot be written.
         LogCorruptError, LogGapError: the log is damaged, or does not join the snapshot.
     """
     validate_config(config)
+    check_fsm(fsm)
     check_bootstrap(configuration)
     check_cluster_id(cluster_id)
     if not has_existing_state(logs, stable, snapshots):

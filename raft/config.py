@@ -85,7 +85,9 @@ class Config:
     snapshot_send_rate: int = 0
     """Bytes a second sent to one peer that installs a snapshot; 0 for no limit."""
     fsm_halt_on: tuple[type[BaseException], ...] | None = field(default=None)
-    """Exceptions of `FSM.apply` that halt the node, instead of the built-in list."""
+    """Exceptions of `FSM.apply` that halt the node, instead of the list at `FSM.apply`. With `()`
+    every exception is the answer to its command: the way out when a command halts every node. It
+    must be the same on all nodes."""
 
 
 @dataclass(frozen=True, slots=True)

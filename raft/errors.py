@@ -149,7 +149,21 @@ class NoThreadError(RaftError):
 
 
 class FSMError(RaftError):
-    """A `RaftError` raised inside an FSM's `apply`, wrapped so that its type does not mislead."""
+    """What an FSM's `apply` raised and a caller must not get as it is; the cause is inside.
+
+    That is a `RaftError`, whose type would mislead, or a `SystemExit`, which would end the caller.
+    """
+
+
+class FSMFailedError(RaftError):
+    """The state machine halted this node at the entry `index`; the message says what to do.
+
+    `Raft.failure` holds it; its `__cause__` is what the state machine raised.
+    """
+
+    def __init__(self, message: str, index: int = 0) -> None:
+        super().__init__(message)
+        self.index = index
 
 
 class FSMHaltError(Exception):

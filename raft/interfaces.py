@@ -35,14 +35,20 @@ from raft.types import Configuration, EntryID, Log, ServerAddress, ServerID, Sna
 class FSM(Protocol):
     """The application's state machine. Every method is called on the node's FSM thread.
 
-    `apply` must be deterministic, what it raises included: an exception is the application's
-    answer to that command on every replica, raised by the future's `result()`. What speaks of this
-    machine and not of the command (`OSError`, `MemoryError`, a locked database, `FSMHaltError`;
-    see `Config.fsm_halt_on`) halts the node before anything later is applied.
+    `apply` must be deterministic, what it raises included. docs/state-machines.md is the guide.
     """
 
     def apply(self, log: Log) -> Any:
-        """Apply one committed command, in log order; what it returns answers the caller."""
+        """Apply one committed command, in log order; what it returns answers the caller.
+
+        An exception is the answer to that command on every replica: the future's `result()` raises
+        it, and the node goes on. These name this machine and halt the node instead, before anything
+        later is applied (`Config.fsm_halt_on` replaces the list): `MemoryError`; `FSMHaltError`;
+        `SystemExit` and `KeyboardInterrupt`; an `OSError` with one of the numbers EIO, ENOSPC,
+        EDQUOT, EROFS, EMFILE, ENFILE, ENOMEM, ENODEV, ENXIO, ESTALE, EACCES, EPERM; a `sqlite3`
+        error that says busy, locked, out of memory, read-only, I/O error, corrupt, full, cannot
+        open or protocol; another driver's `OperationalError`, `InternalError` or `InterfaceError`.
+        """
 
     def snapshot(self) -> FSMSnapshot:
         """Return a view of the state as of now, quickly; writing it is `persist`'s work."""
@@ -62,7 +68,8 @@ class BatchingFSM(Protocol):
     def apply_batch(self, logs: Sequence[Log]) -> Sequence[Any]:
         """Apply commands in order, one answer each; configuration entries come along.
 
-        Look at `log.type`. Raising, or a wrong number of answers, halts the node.
+        Look at `log.type`. Raising, or a wrong number of answers, halts the node: catch what a
+        command raises, and return it as the answer.
         """
 
 

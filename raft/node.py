@@ -10,6 +10,7 @@ from raft.config import Config, ReloadableConfig, validate_config
 from raft.engine.append_entries import answer_heartbeat
 from raft.engine.assembly import NodeHost, assemble
 from raft.engine.core import Core, StoppingError
+from raft.engine.fsm_check import check_fsm
 from raft.engine.inbox import (
     Apply,
     Bootstrap,
@@ -87,6 +88,8 @@ class Raft:
 
     Raises:
         InvalidConfigError: a field of `config` is out of range.
+        TypeError: `fsm` lacks a method, or one takes other arguments.
+        FSMFailedError: the FSM halted at an entry that was applied here (`restore_committed_logs`).
         IncompatibleLogStoreError: the log store cannot do what `restore_committed_logs` needs.
         SnapshotError, LogGapError, LogCorruptError: the stores do not make a whole.
         UnsupportedProtocolError: the log is that of a protocol version below 3.
@@ -105,6 +108,7 @@ class Raft:
         runtime: Runtime = THREADS,
     ) -> None:
         validate_config(config)
+        check_fsm(fsm)
         config = replace(config)
         self._guard = ForkGuard(f"node {config.local_id}")
         self._runtime = runtime

@@ -54,6 +54,19 @@ class ResumedHeartbeatObservation:
     peer_id: ServerID
 
 
+@dataclass(frozen=True, slots=True)
+class FailedCommandObservation:
+    """The FSM answered the command at `index` with an exception, which it must do on every node.
+
+    `is_answered`: a caller on this node got it.
+    """
+
+    index: int
+    term: int
+    error: BaseException
+    is_answered: bool
+
+
 ObservationData: TypeAlias = (
     RaftState
     | LeaderObservation
@@ -62,6 +75,7 @@ ObservationData: TypeAlias = (
     | RequestPreVoteRequest
     | FailedHeartbeatObservation
     | ResumedHeartbeatObservation
+    | FailedCommandObservation
 )
 
 

@@ -179,6 +179,33 @@ def backoff(base: float, failures: int, cap: float) -> float:
     return min(cap, base * 2.0 ** min(max(failures - 1, 0), 30))
 
 
+class Throttle:
+    """Lets the first of many alike through, then one in `period` seconds, and counts the rest.
+
+    For log records that could come by the thousand. One thread only.
+    """
+
+    def __init__(self, runtime: Runtime, period: float) -> None:
+        self._runtime = runtime
+        self._period = period
+        self._next = 0.0
+        self._held_back = 0
+
+    def admits(self) -> bool:
+        """Tell whether this one may pass."""
+        now = self._runtime.monotonic()
+        if self._next and now < self._next:
+            self._held_back += 1
+            return False
+        self._next = now + self._period
+        return True
+
+    def taken(self) -> int:
+        """Return how many were held back since this was last asked."""
+        held_back, self._held_back = self._held_back, 0
+        return held_back
+
+
 class ThreadGroup:
     """The threads of one node: named, watched and joined.
 

@@ -30,8 +30,8 @@ class Group(NamedTuple):
 
 
 PARTS = (
-    "state disk raft_log membership commitment inbox progress state_machine fsm_runner settling"
-    " damage plausible"
+    "state disk raft_log membership commitment inbox progress fsm_faults fsm_check state_machine"
+    " fsm_answers fsm_runner settling damage plausible"
 )
 RUNNERS = (
     "append_entries request_vote install_snapshot heartbeat replication snapshotter first_start"

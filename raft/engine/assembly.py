@@ -10,12 +10,13 @@ from raft.config import Config
 from raft.engine.core import Core, NodeLogger
 from raft.engine.damage import Damage, note_replaced
 from raft.engine.disk import Disk
+from raft.engine.fsm_faults import note_halt
 from raft.engine.fsm_runner import FsmRunner
-from raft.engine.inbox import FSMPoisoned, Inbox, LogCorrupted
+from raft.engine.inbox import Inbox
 from raft.engine.membership import Membership
 from raft.engine.raft_log import RaftLog
 from raft.engine.settling import Unsettled
-from raft.engine.state import HardState, NodeState
+from raft.engine.state import NodeState
 from raft.engine.state_machine import StateMachine
 from raft.errors import DeadlockError
 from raft.interfaces import FSM, LogStore, SnapshotStore, StableStore, Transport
@@ -89,14 +90,14 @@ def assemble(
             log=raft_log,
             snapshots=snapshots,
             state=state,
-            on_poisoned=lambda error: inbox.post(FSMPoisoned(error)),
-            on_corrupt=lambda error: inbox.post(LogCorrupted(error)),
+            post=inbox.post,
+            on_halted=partial(note_halt, stable, partial(disk.submit, "fsm halt")),
+            emit=emit,
         ),
         leader_ch=LatestValue(runtime),
         emit=emit,
         header=RPCHeader(config.local_id, transport.local_addr()),
         membership=Membership(),
-        hard_state=HardState(),
         main_ended=runtime.event(),
         unsettled=Unsettled(disk, snapshots),
         metrics=metrics,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from raft.config import Config
@@ -93,10 +93,10 @@ class Core:
     emit: Callable[[ObservationData], None]
     header: RPCHeader
     membership: Membership
-    hard_state: HardState
     main_ended: Event
     unsettled: Unsettled
     damage: Damage
+    hard_state: HardState = field(default_factory=HardState)  # as it is on disk
     cluster_id: str | None = None
     fault: BaseException | None = None
     transfer_candidacy: bool = False  # set by TimeoutNow for the next campaign only (3.10)

@@ -10,14 +10,15 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from raft.config import Config
-from raft.engine.inbox import Apply
+from raft.engine.fsm_answers import Answers
+from raft.engine.inbox import Apply, ControlMessage, FSMPoisoned, LogCorrupted
 from raft.engine.raft_log import RaftLog
 from raft.engine.state import NodeState
-from raft.engine.state_machine import Capture, Raised, StateMachine, release_view
+from raft.engine.state_machine import Capture, StateMachine, release_view
 from raft.errors import (
+    FSMFailedError,
     LeadershipLostError,
     LogCompactedError,
     LogCorruptError,
@@ -30,8 +31,9 @@ from raft.errors import (
 from raft.futures import Future
 from raft.interfaces import SnapshotStore
 from raft.metrics import Saturation
+from raft.observer import ObservationData
 from raft.runtime import Runtime, backoff
-from raft.types import NO_INDEX, EntryID, Log, SnapshotMeta
+from raft.types import NO_INDEX, EntryID, SnapshotMeta
 
 _log = logging.getLogger(__name__)
 
@@ -63,8 +65,9 @@ class FsmRunner:
         log: RaftLog,
         snapshots: SnapshotStore,
         state: NodeState,
-        on_poisoned: Callable[[BaseException], None],
-        on_corrupt: Callable[[LogCorruptError], None],
+        post: Callable[[ControlMessage], None],
+        on_halted: Callable[[FSMFailedError], FSMFailedError],
+        emit: Callable[[ObservationData], None],
     ) -> None:
         self._runtime = runtime
         self._config = config
@@ -72,8 +75,9 @@ class FsmRunner:
         self._log = log
         self._snapshots = snapshots
         self._state = state
-        self._on_poisoned = on_poisoned
-        self._on_corrupt = on_corrupt
+        self._post = post
+        self._on_halted = on_halted
+        self._answers = Answers(runtime, emit)
         self._thread: object = None
         self._changed = runtime.condition()  # guards all below
         self._commit_index = NO_INDEX
@@ -83,6 +87,7 @@ class FsmRunner:
         self._captures: list[Future[Capture]] = []
         self._readers: deque[tuple[int, Future[int]]] = deque()  # by index
         self._stopped = False
+        self._halt: FSMFailedError | None = None  # what ended the FSM thread
         self.poison: BaseException | None = None
 
     # ---- wishes: any thread ----
@@ -153,11 +158,16 @@ class FsmRunner:
             pending, self._pending = self._pending, {}
             captures, self._captures = self._captures, []
             self._fail_readers(ShutdownNotAppliedError("raft is shut down"))
-        error = ShutdownOutcomeUnknownError("raft was shut down before the entry was applied")
+            halt = self._halt
+        why = f": {halt}" if halt is not None else ""
         for apply in pending.values():
+            error = ShutdownOutcomeUnknownError(
+                f"raft was shut down before the entry was applied here{why}"
+            )
+            error.__cause__ = halt
             apply.fail(error)
         for capture in captures:
-            capture.fail(error)
+            capture.fail(ShutdownOutcomeUnknownError("raft was shut down"))
 
     def is_current(self) -> bool:
         """Tell whether the caller is the FSM thread."""
@@ -166,6 +176,10 @@ class FsmRunner:
     def pending(self) -> int:
         """Return how many committed entries are not applied yet."""
         return max(0, self._commit_index - self._machine.position.index)
+
+    def failed_commands(self) -> int:
+        """Return how many commands the FSM has answered with an exception since the start."""
+        return self._machine.failed_commands
 
     # ---- start-up: the constructing thread ----
 
@@ -205,6 +219,9 @@ class FsmRunner:
                     self._capture_now()
                 else:
                     self._apply_some()
+        except FSMFailedError as error:
+            self._halt = self._on_halted(error)
+            raise self._halt from error.__cause__
         finally:
             with self._changed:
                 self._stopped = True
@@ -304,7 +321,7 @@ class FsmRunner:
                 _RESTORE_RETRY_BASE, self._retry.failures, _RESTORE_RETRY_CAP
             )
         _fail_unrestored(list(pending.values()), error)
-        self._on_poisoned(error)
+        self._post(FSMPoisoned(error))
 
     def _another_snapshot(self) -> SnapshotMeta | None:
         """Return the next one to try: in turn, those from which the log goes on."""
@@ -355,7 +372,9 @@ class FsmRunner:
         try:
             logs = self._log.entries(position + 1, count, config.max_append_bytes)
         except LogCorruptError as error:
-            self._on_corrupt(error)  # the main thread gives it up; it comes again from a leader
+            self._post(
+                LogCorrupted(error)
+            )  # the main thread gives it up; it comes again from a leader
             with self._changed:
                 self._changed.wait(_CORRUPT_PAUSE)
             return
@@ -372,21 +391,12 @@ class FsmRunner:
             raise
         answers = self._machine.apply(logs)
         self._state.set_applied(logs[-1].index)
-        self._answer(logs, answers)
+        callers: list[Apply | None] = [None] * len(logs)
+        if self._pending:
+            with self._changed:
+                callers = [self._pending.pop(log.index, None) for log in logs]
+        self._answers.deliver(logs, answers, callers)
         self._answer_readers()
-
-    def _answer(self, logs: Sequence[Log], answers: Sequence[Any]) -> None:
-        if not self._pending:
-            return
-        with self._changed:
-            applies = [self._pending.pop(log.index, None) for log in logs]
-        for apply, answer in zip(applies, answers, strict=True):
-            if apply is None:
-                continue
-            if isinstance(answer, Raised):
-                apply.fail(answer.error)
-            else:
-                apply.succeed(answer)
 
 
 def _fail_unrestored(applies: Sequence[Apply], poison: BaseException) -> None:

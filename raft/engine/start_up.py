@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from raft.codec import decode_configuration
 from raft.engine.core import Core
 from raft.engine.damage import replaced_by
+from raft.engine.fsm_faults import note_halt
 from raft.engine.state import HardState, load_cluster_id
-from raft.errors import LogCorruptError, SnapshotError
+from raft.errors import FSMFailedError, LogCorruptError, SnapshotError
 from raft.interfaces import LogStore, SnapshotStore, WithLostSnapshots
 from raft.types import (
     EMPTY_CONFIGURATION,
@@ -34,6 +35,7 @@ def load_state(core: Core) -> None:
         LogGapError: the log does not join the newest snapshot that can be read.
         LogCorruptError: an entry does not match its checksum, and there is no other voter, or it
             is needed to tell whether a user's restore took hold.
+        FSMFailedError: the FSM halted at an entry that is known to be committed.
     """
     if core.config.restore_committed_logs:
         core.raft_log.track_commits()
@@ -150,7 +152,10 @@ def _apply_committed(core: Core) -> None:
     """Apply what the store says was committed, before anybody reads the FSM."""
     upto = core.raft_log.tracked_commit_index()
     if upto > core.state.commit_index:
-        core.fsm.apply_upto(upto)
+        try:
+            core.fsm.apply_upto(upto)
+        except FSMFailedError as error:
+            raise note_halt(core.stable, lambda action: action(), error) from error.__cause__
         core.apply_committed(upto)
 
 

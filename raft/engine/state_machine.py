@@ -1,7 +1,7 @@
 """The FSM and its place in the log: applying, capturing and restoring, without any waiting.
 
 What an FSM raises is the application's answer to a command, unless it speaks of this machine: then
-the node halts, for going on would let the replicas diverge (docs/architecture.md).
+the node halts (`fsm_faults`).
 """
 
 from __future__ import annotations
@@ -12,10 +12,17 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from raft.codec import decode_configuration
+from raft.engine.fsm_faults import (
+    RAISED,
+    batch_failed,
+    command_failed,
+    configuration_failed,
+    is_machine_fault,
+    shown,
+)
 from raft.engine.progress import RestoreReader
 from raft.errors import (
     FSMError,
-    FSMHaltError,
     NothingNewToSnapshotError,
     RaftError,
     RaftInternalError,
@@ -36,43 +43,6 @@ from raft.types import (
 )
 
 _log = logging.getLogger(__name__)
-
-# SQLite's primary result codes that speak of the database's state and not of the statement:
-# BUSY, LOCKED, NOMEM, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL.
-_SQLITE_STATE_CODES = frozenset({5, 6, 7, 8, 10, 11, 13, 14, 15})
-# What DB-API drivers and the ORMs above them call errors of the database's state (PEP 249).
-_DRIVER_STATE_ERRORS = frozenset({"OperationalError", "InternalError", "InterfaceError"})
-
-
-def is_machine_fault(
-    error: BaseException, halt_on: tuple[type[BaseException], ...] | None = None
-) -> bool:
-    """Tell whether what an FSM raised speaks of this machine and not of the command.
-
-    Such an error may differ between replicas, so going on would let them diverge.
-    """
-    if not isinstance(error, Exception):
-        return True
-    if halt_on is not None:
-        return isinstance(error, halt_on)
-    if isinstance(error, RaftError):
-        return False  # some of ours are timeouts, and so `OSError`s, too
-    if isinstance(error, (OSError, MemoryError, RecursionError, FSMHaltError)):
-        return True
-    names = {kind.__name__ for kind in type(error).__mro__}
-    for candidate in (error, *_driver_errors(error, names)):
-        code = getattr(candidate, "sqlite_errorcode", None)
-        if isinstance(code, int):
-            return code & 0xFF in _SQLITE_STATE_CODES
-    return not names.isdisjoint(_DRIVER_STATE_ERRORS)
-
-
-def _driver_errors(error: BaseException, names: set[str]) -> list[BaseException]:
-    """Return the driver's error inside an ORM's (SQLAlchemy: `orig`; Django: the cause)."""
-    if names.isdisjoint(_DRIVER_STATE_ERRORS | {"DatabaseError", "DBAPIError"}):
-        return []
-    inner = (getattr(error, "orig", None), error.__cause__)
-    return [candidate for candidate in inner if isinstance(candidate, BaseException)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,13 +186,13 @@ class StateMachine:
     def _apply_command(self, log: Log) -> Any:
         try:
             return self._fsm.apply(log)
-        except BaseException as error:
+        except RAISED as error:
             if is_machine_fault(error, self._halt_on):
-                raise
+                raise command_failed(log, error) from error
             self.failed_commands += 1
             count(self._metrics, "raft.fsm.failedCommands")
-            if isinstance(error, RaftError):
-                wrapped = FSMError(f"the FSM raised {type(error).__name__}: {error}")
+            if isinstance(error, RaftError) or not isinstance(error, Exception):
+                wrapped = FSMError(f"the FSM raised {shown(error)}")
                 wrapped.__cause__ = error
                 return Raised(wrapped)
             return Raised(error)
@@ -230,7 +200,10 @@ class StateMachine:
     def _store_configuration(self, log: Log) -> None:
         self._note_configuration(log)
         if self._configuration_store is not None:
-            self._configuration_store.store_configuration(log.index, self.configuration)
+            try:
+                self._configuration_store.store_configuration(log.index, self.configuration)
+            except RAISED as error:
+                raise configuration_failed(log, error) from error
 
     def _note_configuration(self, log: Log) -> None:
         self.configuration = decode_configuration(log.data)
@@ -241,14 +214,14 @@ class StateMachine:
         wanted = [log for log in logs if log.type in (LogType.COMMAND, LogType.CONFIGURATION)]
         given: list[Any] = []
         if wanted and self._batching is not None:
-            given = list(self._batching.apply_batch(wanted))
+            try:
+                given = list(self._batching.apply_batch(wanted))
+            except RAISED as error:
+                raise batch_failed(wanted[0], wanted[-1], f"raised {shown(error)}") from error
             if self._metrics is not None:
                 self._metrics.add_sample("raft.fsm.applyBatchNum", len(logs))
             if len(given) != len(wanted):
-                raise RaftInternalError(
-                    f"apply_batch answered {len(given)} of {len(wanted)} entries: it must return"
-                    " one answer for each"
-                )
+                raise batch_failed(wanted[0], wanted[-1], f"returned {len(given)} answers")
         by_index = {log.index: answer for log, answer in zip(wanted, given, strict=True)}
         for log in wanted:
             if log.type is LogType.CONFIGURATION:

@@ -22,6 +22,7 @@ def describe(core: Core) -> dict[str, str]:
         "commit_index": str(now.commit_index),
         "applied_index": str(now.applied_index),
         "fsm_pending": str(core.fsm.pending()),
+        "fsm_failed_commands": str(core.fsm.failed_commands()),
         "last_snapshot_index": str(now.last_snapshot.index),
         "last_snapshot_term": str(now.last_snapshot.term),
         "protocol_version": str(PROTOCOL_VERSION),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import queue
 import subprocess
@@ -22,6 +23,7 @@ from raft import (
     EnqueueTimeoutError,
     ForkedProcessError,
     FSMError,
+    FSMFailedError,
     FSMHaltError,
     Log,
     NotLeaderError,
@@ -49,7 +51,7 @@ class TouchyFSM(RecordingFSM):
         b"value": ValueError("no such account"),
         b"raft": NotLeaderError(),
         b"halt": FSMHaltError("the database is gone"),
-        b"os": OSError("disk on fire"),
+        b"os": OSError(errno.EIO, "disk on fire"),
     }
 
     def apply(self, log: Log) -> int:
@@ -90,7 +92,9 @@ def test_a_fault_of_the_machine_halts_the_node_before_anything_later_is_applied(
 
         assert all(isinstance(e, OutcomeUnknownError | RaftShutdownError) for e in errors)
         cluster.wait_for(lambda: leader.node.state() is RaftState.SHUTDOWN)
-        assert leader.node.failure is TouchyFSM.errors[command]
+        assert isinstance(leader.node.failure, FSMFailedError)
+        assert leader.node.failure.__cause__ is TouchyFSM.errors[command]
+        assert str(leader.node.failure) in str(errors[0])
         assert leader.fsm.commands() == [b"a"]
 
 
@@ -456,6 +460,7 @@ def test_stats_have_the_originals_names() -> None:
             "commit_index",
             "applied_index",
             "fsm_pending",
+            "fsm_failed_commands",
             "last_snapshot_index",
             "last_snapshot_term",
             "protocol_version",

@@ -1,7 +1,9 @@
+import errno
 from itertools import pairwise
 
 from raft.engine.inbox import Apply, FSMPoisoned
 from raft.errors import (
+    FSMFailedError,
     LeadershipLostError,
     NothingNewToSnapshotError,
     RaftError,
@@ -124,14 +126,14 @@ def test_entries_are_applied_in_batches_of_the_configured_size():
 def test_a_fault_of_the_machine_halts_before_anything_later_is_applied():
     def fail(log):
         if log.index == 3:
-            raise OSError("disk")
+            raise OSError(errno.EIO, "disk")
 
     node = node_with(3, RecordingFSM(fail))
 
     node.core.fsm.commit(4)
     node.runtime.run()
 
-    assert [type(crash) for crash in node.crashes] == [OSError]
+    assert [type(crash) for crash in node.crashes] == [FSMFailedError]
     assert node.fsm.commands() == [b"2/1"]
 
 
@@ -406,7 +408,7 @@ def test_a_capture_that_waits_is_answered_when_the_fsm_halts():
 
     def ask_and_fail(_):
         node.core.fsm.capture(view)
-        raise OSError("disk")
+        raise OSError(errno.EIO, "disk")
 
     node.fsm._on_apply = ask_and_fail
     node.core.fsm.commit(4)

@@ -1,5 +1,6 @@
 """Recovery by hand: what is read, what is written in which order, and what a crash leaves."""
 
+import errno
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from raft.engine.recovery import derive_cluster_id
 from raft.engine.state import CLUSTER_ID_KEY, HardState
 from raft.errors import (
     CantRecoverError,
+    FSMFailedError,
     InvalidConfigError,
     InvalidConfigurationError,
     LogCorruptError,
@@ -227,12 +229,12 @@ def test_what_the_fsm_raises_at_a_command_is_only_an_answer():
 
 def test_a_fault_of_this_machine_stops_it_and_nothing_is_changed():
     def fail(log):
-        raise OSError("disk")
+        raise OSError(errno.EIO, "disk")
 
     site = Site()
     before = site.contents()
 
-    with pytest.raises(OSError, match="disk"):
+    with pytest.raises(FSMFailedError, match="disk"):
         site.recover(fsm=RecordingFSM(fail))
 
     assert site.contents() == before

@@ -1,10 +1,14 @@
+import errno
+import os
 import sqlite3
 
 import pytest
 
-from raft.engine.state_machine import Raised, StateMachine, is_machine_fault
+from raft.engine.fsm_faults import is_machine_fault
+from raft.engine.state_machine import Raised, StateMachine
 from raft.errors import (
     FSMError,
+    FSMFailedError,
     FSMHaltError,
     LeadershipLostError,
     NothingNewToSnapshotError,
@@ -61,12 +65,23 @@ def caused_by(error, cause):
     return error
 
 
+MACHINE_ERRNOS = [
+    errno.EIO,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.ESTALE,
+    errno.EACCES,
+    errno.EPERM,
+]
 MACHINE_FAULTS = [
-    OSError("disk"),
-    FileNotFoundError("gone"),
-    TimeoutError("slow disk"),
+    *(OSError(number, os.strerror(number)) for number in MACHINE_ERRNOS),
     MemoryError(),
-    RecursionError(),
     FSMHaltError("stop here"),
     KeyboardInterrupt(),
     SystemExit(1),
@@ -93,6 +108,13 @@ ANSWERS = [
     ValueError("no such account"),
     KeyError("k"),
     ZeroDivisionError(),
+    RecursionError("a command of five thousand brackets"),
+    OSError("no errno, so nothing about this machine"),
+    OSError(errno.ENOENT, "a file that the command names"),
+    IsADirectoryError(errno.EISDIR, "what the command names is a directory"),
+    OSError(errno.ENAMETOOLONG, "what the command names is too long"),
+    TimeoutError("a service that the command asked for"),
+    ConnectionRefusedError(errno.ECONNREFUSED, "the same"),
     sqlite_error(sqlite3.SQLITE_ERROR),
     sqlite_error(sqlite3.SQLITE_CONSTRAINT, sqlite3.IntegrityError),
     sqlite_error(sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.IntegrityError),
@@ -141,8 +163,13 @@ def test_a_list_of_ones_own_replaces_the_built_in_one():
     own = (ValueError,)
 
     assert is_machine_fault(ValueError(), own)
-    assert not is_machine_fault(OSError(), own)
-    assert is_machine_fault(KeyboardInterrupt(), own), "what is no Exception halts always"
+    assert not is_machine_fault(OSError(errno.EIO, "disk"), own)
+    assert is_machine_fault(GeneratorExit(), own), "nobody raises that as an answer"
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), MemoryError(), OSError(errno.EIO, "disk")])
+def test_an_empty_list_makes_an_answer_of_everything(error):
+    assert not is_machine_fault(error, ())
 
 
 # ---- applying ----
@@ -206,13 +233,46 @@ def test_an_error_of_ours_is_wrapped_so_that_its_type_does_not_lie():
 
 
 def test_a_fault_of_the_machine_escapes_and_nothing_later_is_applied():
-    fsm = raising(OSError("disk"))
+    fault = OSError(errno.EIO, "disk")
+    fsm = raising(fault)
     machine = machine_of(fsm)
 
-    with pytest.raises(OSError, match="disk"):
+    with pytest.raises(FSMFailedError) as caught:
         machine.apply(entries(1, terms=(1, 1, 1)))
 
     assert fsm.commands() == [b"1/1"]
+    assert (caught.value.index, caught.value.__cause__) == (2, fault)
+
+
+def test_the_error_that_halts_names_exception_entry_and_way_out():
+    machine = machine_of(raising(OSError(errno.EIO, "disk")))
+
+    with pytest.raises(FSMFailedError) as caught:
+        machine.apply(entries(1, terms=(1, 1, 1)))
+
+    for part in ("OSError(5, 'disk')", "entry 2 of term 1", "fsm_halt_on=()"):
+        assert part in str(caught.value)
+
+
+def test_what_would_end_the_caller_reaches_him_wrapped():
+    machine = machine_of(raising(SystemExit(3)), halt_on=())
+
+    answer = machine.apply(entries(1, terms=(1, 1)))[1]
+
+    assert type(answer.error) is FSMError
+    assert isinstance(answer.error.__cause__, SystemExit)
+
+
+class UnprintableError(ValueError):
+    def __repr__(self):
+        raise ValueError("not even this")
+
+
+def test_an_exception_that_cannot_be_shown_is_named():
+    machine = machine_of(raising(UnprintableError()), halt_on=(UnprintableError,))
+
+    with pytest.raises(FSMFailedError, match="raised UnprintableError for entry 2"):
+        machine.apply(entries(1, terms=(1, 1)))
 
 
 @pytest.mark.parametrize("first", [1, 2, 4])
@@ -262,7 +322,7 @@ class Shortchanging(BatchingRecordingFSM):
 
 
 def test_a_wrong_number_of_answers_halts():
-    with pytest.raises(RaftInternalError, match="one answer for each"):
+    with pytest.raises(FSMFailedError, match="returned 1 answers for the entries 1 to 2"):
         machine_of(Shortchanging()).apply(entries(1, terms=(1, 1)))
 
 
@@ -272,7 +332,7 @@ class FailingBatches(BatchingRecordingFSM):
 
 
 def test_a_batch_that_raises_halts():
-    with pytest.raises(ValueError, match="no answer"):
+    with pytest.raises(FSMFailedError, match="apply_batch raised ValueError"):
         machine_of(FailingBatches()).apply(entries(1, terms=(1, 1)))
 
 
@@ -290,7 +350,7 @@ class FailingConfigurations(RecordingFSM):
 
 
 def test_a_configuration_that_cannot_be_stored_halts():
-    with pytest.raises(ValueError, match="no answer"):
+    with pytest.raises(FSMFailedError, match="store_configuration raised ValueError"):
         machine_of(FailingConfigurations()).apply(mixed())
 
 
