@@ -102,10 +102,13 @@ class Heartbeats:
         with self._changed:
             self._counts = False
 
-    def touch(self, sent_at: float) -> None:
-        """Note contact: the peer answered what was sent at a moment (H13); any thread."""
+    def touch(self) -> None:
+        """Note contact: an answer of the peer has come, however long its way was; any thread.
+
+        It may be older than that, so nothing but the lease may rest on it (`roles/lease.py`).
+        """
         with self._changed:
-            self.last_contact = max(self.last_contact, sent_at)
+            self.last_contact = self._links.runtime.monotonic()
 
     def run(self) -> None:
         """Be the beat thread."""
@@ -129,7 +132,7 @@ class Heartbeats:
             if answer.term > links.term:
                 links.post(NewerTermSeen(links.term, answer.term))
                 return
-            self._answered(began)
+            self._answered()
             if answer.success and sequence > self._confirmed and self._counts:
                 self._confirmed = sequence
                 links.post(BeatAnswered(links.term, server.id, sequence))
@@ -157,8 +160,8 @@ class Heartbeats:
             _log.warning("heartbeat failed peer=%s error=%s", self._server.id, error)
         self._links.emit(FailedHeartbeatObservation(self._server.id, self.last_contact))
 
-    def _answered(self, began: float) -> None:
-        self.touch(began)
+    def _answered(self) -> None:
+        self.touch()
         if self._failures:
             self._failures = 0
             self._on_resumed()

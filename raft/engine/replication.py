@@ -220,7 +220,7 @@ class PeerReplicator:
             links.metrics.appended(server.id, began, 0)
         if self._is_newer_term(answer.term):
             return
-        self.heart.touch(began)
+        self.heart.touch()
         with self._changed:
             if not answer.success:
                 self._failures = 0
@@ -349,7 +349,7 @@ class PeerReplicator:
             if self._pipeline is not pipeline or not self._unanswered:
                 return False
             last, sent_at, request = self._unanswered.popleft()
-            self.heart.touch(sent_at)
+            self.heart.touch()
             if answer.success:
                 self._failures = 0
                 self._told_commit = max(self._told_commit, request.leader_commit)
@@ -393,11 +393,10 @@ class PeerReplicator:
 
     def _send_snapshot(self) -> None:
         """Send the newest snapshot; the peer goes on behind it."""
-        began = self._links.runtime.monotonic()
         meta, answer = send_newest_snapshot(self._links, self._server, self._stopped)
         if self._is_newer_term(answer.term):
             return
-        self.heart.touch(began)
+        self.heart.touch()
         with self._changed:
             if not answer.success:
                 self._failures += 1

@@ -130,7 +130,7 @@ class Leader(Role):
         count(core.metrics, "raft.state.leader")
         core.announce_leadership(True)
         self.peers.follow(core.membership.latest)
-        self.lease.renew(core.runtime.monotonic(), core.config.leader_lease_timeout)
+        self.lease.renew(core.runtime.monotonic(), core.config.heartbeat_timeout)
         self._rearm()
         self._dispatch([Apply(LogType.NOOP, b"", b"", IndexFuture())])
 

@@ -55,7 +55,9 @@ class Lease:
     (a held GIL, a pause of the machine) is noticed: no answer could be read meanwhile, so the peers
     have one whole lease to be heard again. Until a quorum was in contact, further stalls put it off
     by their own length, by one lease altogether: the gaps alone cost no leadership, and a process
-    that hardly runs does not keep it. No read rests on this (departure 5).
+    that hardly runs does not keep it. A contact counts from when its answer came, so that a long way
+    costs no leadership, and the first one has `heartbeat_timeout`: it may need a new connection,
+    which is three ways there and back. No read rests on this (departure 5).
     """
 
     def __init__(self, seconds: float, now: float) -> None:
@@ -84,7 +86,7 @@ class Lease:
         self._stalls.append((now, length))
         if not self._is_excused:
             self._is_excused = True
-            self._at = now + self._seconds
+            self._at = max(self._at, now + self._seconds)
         else:
             longer = min(length, self._left)
             self._left -= longer
@@ -107,7 +109,7 @@ class Lease:
     def stalled_since(self, moment: float) -> float:
         """Return for how long the process did not run since a moment, at most for one lease.
 
-        A contact counts from when the question was sent, and the answer may have waited meanwhile.
+        No answer could be read meanwhile.
         """
         return min(sum(length for end, length in self._stalls if end > moment), self._seconds)
 

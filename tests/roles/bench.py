@@ -60,6 +60,19 @@ class Bench:
                 call.answer(result)
         self.runtime.run()
 
+    def advance_far_away(self, seconds, way):
+        """Let time pass while each answer comes `way` seconds after its question was sent."""
+        self.beating.clear()
+        asked, end = {}, self.runtime.now + seconds
+        while self.runtime.now < end:
+            self.runtime.advance(0.005)
+            for call in self.transport.open_calls(AppendEntriesRequest):
+                if self.runtime.now - asked.setdefault(call, self.runtime.now) >= way:
+                    last = call.request.prev_log_index + len(call.request.entries)
+                    peer = header(call.server_id)
+                    call.answer(AppendEntriesResponse(peer, TERM, last, success=True))
+        self.runtime.run()
+
     def shut_disk(self):
         """Let no write begin before the door is opened; return the door."""
         door = self.runtime.event()

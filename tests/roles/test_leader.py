@@ -858,6 +858,30 @@ def test_a_leader_without_a_quorum_for_a_lease_steps_down():
     assert not bench.is_leading()
 
 
+FAR_AWAY = {"heartbeat_timeout": 0.2, "election_timeout": 0.2, "commit_timeout": 0.01}
+
+
+def test_a_leader_stays_whose_peers_are_far_away():
+    """An answer is contact when it comes: the lease is for silence, and a way is not silence."""
+    bench = Bench(**FAR_AWAY)
+
+    bench.advance_far_away(3.0, way=0.075)
+
+    assert bench.is_leading()
+
+
+def test_a_new_leader_has_a_heartbeat_timeout_to_be_heard():
+    """The first contact may need a connection, which is three ways there and back."""
+    bench = Bench(**FAR_AWAY)
+
+    bench.advance_far_away(0.19, way=0.18)
+    assert bench.is_leading()
+    bench.beating = {"n2"}
+    bench.runtime.advance(1.0)
+
+    assert bench.is_leading()
+
+
 def test_a_leader_with_a_quorum_goes_on():
     """ETC-30"""
     bench = Bench(servers("n1", "n2", "n3", "n4", "n5"))

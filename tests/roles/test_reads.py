@@ -3,9 +3,10 @@
 from raft.engine.inbox import BeatAnswered, NewerTermSeen, ReadBarrier
 from raft.errors import NotLeaderError, ShutdownOutcomeUnknownError
 from raft.futures import IndexFuture
+from raft.messages import AppendEntriesRequest, AppendEntriesResponse
 from raft.roles.follower import Follower
 from raft.runtime import Deadline
-from raft.testing.script import servers
+from raft.testing.script import header, servers
 from tests.roles.bench import NOOP, TERM, Bench
 
 
@@ -58,6 +59,23 @@ def test_rounds_that_began_before_the_read_do_not_count():
     bench.runtime.run()
 
     assert future.result(0) == NOOP
+
+
+def test_the_contact_that_keeps_the_lease_confirms_no_read():
+    """An answer may be old when it comes: it keeps a leader in office, and shows nothing."""
+    bench = Bench(storing=["n2", "n3"])
+    bench.beating.clear()
+    bench.runtime.advance(0.03)  # heartbeats are on their way
+
+    read, verify = bench.read(), bench.verify()
+    for call in bench.transport.open_calls(AppendEntriesRequest):
+        call.answer(AppendEntriesResponse(header(call.server_id), TERM, NOOP, success=True))
+    bench.runtime.run()
+
+    now = bench.runtime.now
+    assert set(bench.leader.peers.last_contacts().values()) == {now}
+    assert not read.done()
+    assert not verify.done()
 
 
 def test_nonvoters_do_not_confirm_reads():
