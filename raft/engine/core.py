@@ -45,6 +45,8 @@ from raft.types import (
     SnapshotMeta,
 )
 
+_SLOW_VOTE = 4  # parts of an election timeout; a vote that takes longer to store is warned of
+
 
 class StoppingError(ShutdownOutcomeUnknownError):
     """Unwinds the main thread out of a wait for its disk, when the node is being shut down.
@@ -117,20 +119,30 @@ class Core:
             self.log.info("entering state role=%s", role)
             self.emit(role)
 
-    def become_follower(self, term: int) -> None:
-        """Follow in a term, made durable first if it is new (§5.1)."""
-        self.adopt_term(term)
+    def become_follower(self, term: int, voted_for: RPCHeader | None = None) -> None:
+        """Follow in a term, made durable first if it is new (§5.1), with the vote given in it."""
+        self.adopt_term(term, voted_for)
         self.become(RaftState.FOLLOWER)
 
-    def adopt_term(self, term: int) -> None:
-        """Make a newer term durable; the vote is cleared by the same write."""
+    def adopt_term(self, term: int, voted_for: RPCHeader | None = None) -> None:
+        """Make a newer term durable; the same write clears the vote, or has the one in it."""
         check_term(self.hard_state.term, term)
+        vote = ("", "") if voted_for is None else (voted_for.id, voted_for.address)
         if term > self.hard_state.term:
-            self.save_hard_state(HardState(term))
+            self.save_hard_state(HardState(term, *vote))
 
     def save_hard_state(self, hard_state: HardState) -> None:
         """Make term and vote durable, then known. Raises `StorageFailedError`: nothing changed."""
+        began = self.runtime.monotonic()
         self.write("vote record", lambda: hard_state.save(self.stable))
+        seconds = self.runtime.monotonic() - began
+        if seconds > self.config.election_timeout / _SLOW_VOTE:
+            self.log.warning(
+                "slow disk: storing term and vote took seconds=%.3f election_timeout=%.3f:"
+                " nobody can be elected where it takes longer than that",
+                seconds,
+                self.config.election_timeout,
+            )
         self.hard_state = hard_state
         self.state.set_term(hard_state.term)
 

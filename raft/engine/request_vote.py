@@ -24,14 +24,15 @@ def receive_request_vote(core: Core, rpc: RPC, request: RequestVoteRequest) -> N
     reason = _refusal_before_term(core, request.header, is_transfer=request.leadership_transfer)
     if reason is None and request.term < core.state.term:
         reason = "older term"
-    if reason is None and request.term > core.state.term:
-        core.become_follower(request.term)
     if reason is None:
         reason = (
             _refusal_of_suffrage(core, request.header)
-            or _refusal_of_vote(core, request.header)
+            or _refusal_of_vote(core, request.header, request.term)
             or _refusal_of_log(core, request.last_log_term, request.last_log_index)
         )
+        if request.term > core.state.term:
+            # A new term and the vote in it are one record, and one write.
+            core.become_follower(request.term, request.header if reason is None else None)
     if reason is not None:
         core.log.info("vote refused candidate=%s reason=%s", request.header.id, reason)
         rpc.respond(RequestVoteResponse(core.header, core.state.term))
@@ -116,9 +117,9 @@ def _refusal_of_suffrage(core: Core, candidate: RPCHeader) -> str | None:
     return None
 
 
-def _refusal_of_vote(core: Core, candidate: RPCHeader) -> str | None:
+def _refusal_of_vote(core: Core, candidate: RPCHeader, term: int) -> str | None:
     """One vote a term (§5.2): the record belongs to the current term, or is empty."""
-    voted_for = core.hard_state.voted_for
+    voted_for = core.hard_state.voted_for if term == core.hard_state.term else ""
     if voted_for and voted_for != candidate.id:
         return f"voted for {voted_for} in this term"
     return None

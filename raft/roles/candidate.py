@@ -17,7 +17,7 @@ from raft.interfaces import WithPreVote
 from raft.messages import RequestPreVoteRequest, RequestVoteRequest
 from raft.metrics import count, measure
 from raft.roles.base import Role
-from raft.runtime import random_timeout
+from raft.runtime import Deadline, random_timeout
 from raft.types import RaftState, Server, ServerID
 
 _UNKNOWN_COMMAND = "unexpected command"  # how the original refuses RPCs that it does not know
@@ -68,9 +68,11 @@ class Candidate(Role):
         """Give this round the new timeout, from now on."""
         self._arm()
 
-    def _arm(self) -> None:
+    def _arm(self) -> float:
+        """Draw how long this round may take, and return it."""
         timeout = random_timeout(self.core.runtime, self.core.config.election_timeout)
         self.deadline = self.core.runtime.monotonic() + timeout
+        return timeout
 
     def _start_round(self) -> None:
         core = self.core
@@ -108,7 +110,7 @@ class Candidate(Role):
         self.is_pre_vote = is_pre_vote
         self.campaign_term = core.hard_state.term + (1 if is_pre_vote else 0)
         self.tally = Tally(core.membership.latest.quorum())
-        self._arm()
+        timeout = self._arm()
         last = core.raft_log.last()
         for server in core.membership.latest.voters():
             if server.id == core.local_id:
@@ -121,7 +123,7 @@ class Candidate(Role):
                 request = RequestVoteRequest(
                     core.header, self.campaign_term, last.index, last.term, core.transfer_candidacy
                 )
-            Ballot(core, self.round, server, request).send()
+            Ballot(core, self.round, server, request, Deadline(core.runtime, timeout)).send()
         if self._has_vote():
             self._count(core.local_id)
 
@@ -158,12 +160,13 @@ class Candidate(Role):
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """One request to one voter, on a thread that ends with its answer."""
+    """One request to one voter, on a thread that ends with its answer, or with the round."""
 
     core: Core
     round: int
     server: Server
     request: RequestVoteRequest | RequestPreVoteRequest
+    deadline: Deadline
 
     def send(self) -> None:
         """Ask; the answer comes as a message. No retry within a round."""
@@ -191,7 +194,7 @@ class Ballot:
 
     def _call(self) -> tuple[int, bool]:
         transport, server = self.core.transport, self.server
-        timeout = self.core.config.election_timeout
+        timeout = self.deadline.remaining()
         metrics = self.core.metrics
         if isinstance(self.request, RequestVoteRequest):
             with measure(metrics, "raft.candidate.electSelf"):

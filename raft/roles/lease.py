@@ -55,9 +55,11 @@ class Lease:
     (a held GIL, a pause of the machine) is noticed: no answer could be read meanwhile, so the peers
     have one whole lease to be heard again. Until a quorum was in contact, further stalls put it off
     by their own length, by one lease altogether: the gaps alone cost no leadership, and a process
-    that hardly runs does not keep it. A contact counts from when its answer came, so that a long way
-    costs no leadership, and the first one has `heartbeat_timeout`: it may need a new connection,
-    which is three ways there and back. No read rests on this (departure 5).
+    that hardly runs does not keep it.
+
+    A contact counts from when its answer came: a long way is not silence. The first one has
+    `heartbeat_timeout`, as a new connection is three ways there and back. No read rests on this
+    (departure 5).
     """
 
     def __init__(self, seconds: float, now: float) -> None:

@@ -52,6 +52,30 @@ def test_a_vote_is_granted_and_durable():
     assert HardState.load(node.store) == HardState(2, "n2", "n2:1")
 
 
+def test_a_vote_in_a_new_term_is_one_write():
+    """Two would double the slowest disk that an election stands."""
+    node = node_with(1)
+
+    assert node.ask(vote(2)).response.granted
+
+    assert node.store.writes == ["set HardState"]
+
+
+def test_a_slow_write_of_a_vote_is_warned_of(caplog):
+    node = node_with(1)
+
+    def take_long(_):
+        node.runtime.event().wait(0.05)
+
+    node.store.before_write = take_long
+    node.start(Follower)
+    node.deliver(vote(2))
+    node.runtime.advance(0.06)
+
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert "slow disk: storing term and vote took seconds=0.050" in warning
+
+
 def test_a_vote_is_durable_before_it_is_given():
     """Section 5.2"""
     node = node_with(1)

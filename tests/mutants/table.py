@@ -32,9 +32,9 @@ VOTE = Target(
     ("tests/engine/test_request_vote.py",),
     (
         Mutant(
-            "a newer term is taken over before a vote (§5.1)",
-            "if reason is None and request.term > core.state.term:",
-            "if False:",
+            "a newer term is taken over with a vote (§5.1)",
+            "        if request.term > core.state.term:",
+            "        if False:",
         ),
         Mutant(
             "a candidate of the past gets no vote",

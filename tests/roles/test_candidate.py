@@ -15,6 +15,7 @@ from raft.roles.follower import Follower
 from raft.testing.script import (
     DEADLINE,
     Asked,
+    Pause,
     ScriptedNode,
     ScriptedTransport,
     entries,
@@ -180,6 +181,18 @@ def test_a_round_takes_one_to_two_election_timeouts(chance):
     node.play(Candidate)
 
     assert node.core.inbox.untils == [pytest.approx(began + 0.1 * (1 + chance))]
+
+
+def test_a_vote_counts_until_its_round_is_over():
+    """A voter's disk may take longer than the shortest round."""
+    node = node_with()
+    node.runtime.chance = 0.9
+    began = node.runtime.now
+
+    node.play(Candidate, Pause(0.18), answers(node, n2=True))
+
+    assert node.core.state.role is RaftState.LEADER
+    assert node.runtime.now == pytest.approx(began + 0.18)
 
 
 def test_votes_of_a_lost_round_do_not_count_in_the_next():

@@ -27,9 +27,10 @@ BUGS = (
         "vote given before it is durable",
         "the answer leaves before the disk has the vote (H7, S6)",
         VOTE,
-        "    if core.hard_state.voted_for != request.header.id:\n",
-        "    rpc.respond(RequestVoteResponse(core.header, core.state.term, granted=True))\n"
-        "    if core.hard_state.voted_for != request.header.id:\n",
+        "        if request.term > core.state.term:\n",
+        "        if reason is None:\n"
+        "            rpc.respond(RequestVoteResponse(core.header, request.term, granted=True))\n"
+        "        if request.term > core.state.term:\n",
     ),
     bug(
         "stepping down erases the vote",
@@ -49,7 +50,7 @@ BUGS = (
         "second vote of a term",
         "two votes in one term (§5.2)",
         VOTE,
-        "            or _refusal_of_vote(core, request.header)\n",
+        "            or _refusal_of_vote(core, request.header, request.term)\n",
         "",
     ),
     bug(
