@@ -22,6 +22,7 @@ from raft.engine.state_machine import StateMachine, release_view
 from raft.errors import CantRecoverError, KeyNotFoundError, SnapshotError
 from raft.interfaces import (
     FSM,
+    ConfigurationStore,
     FSMSnapshot,
     LogStore,
     SnapshotSink,
@@ -59,6 +60,8 @@ def recover(
     gone = replaced_by(stable)
     if gone > last:
         _log.warning("going on without a lost snapshot term=%d index=%d", gone.term, gone.index)
+    if isinstance(fsm, ConfigurationStore):
+        fsm.store_configuration(last.index, configuration)  # before the view: it may be part of it
     view = fsm.snapshot()
     try:
         # In force as of the snapshot's own index: no older entry can claim to be newer.

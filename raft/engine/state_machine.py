@@ -152,6 +152,11 @@ class StateMachine:
             self._fsm.restore(reader)
         finally:
             reader.close()
+        if self._configuration_store is not None:
+            # The entries that brought it lie before the snapshot: nothing else tells the FSM.
+            self._configuration_store.store_configuration(
+                meta.configuration_index, meta.configuration
+            )
         self.move_to(meta)
 
     def capture(self) -> Capture:

@@ -426,3 +426,23 @@ def test_an_fsm_that_keeps_its_state_only_takes_the_position():
     machine.move_to(SnapshotMeta("id", 9, 3, servers("a"), 1))
 
     assert (machine.position, machine.configuration_index) == (EntryID(3, 9), 1)
+
+
+def test_a_configuration_store_hears_what_a_restored_snapshot_says():
+    store, fsm = InmemSnapshotStore(), ConfigurationRecordingFSM()
+    meta = snapshot_of(store, 9, 3, entries(8, terms=(3,)))
+
+    machine_of(fsm, store).restore(meta)
+
+    assert fsm.configurations == [(1, servers("a"))]
+
+
+def test_a_configuration_that_cannot_be_stored_fails_the_restore():
+    store = InmemSnapshotStore()
+    machine = machine_of(FailingConfigurations(), store)
+    meta = snapshot_of(store, 9, 3, entries(8, terms=(3,)))
+
+    with pytest.raises(ValueError, match="no answer"):
+        machine.restore(meta)
+
+    assert machine.position == EntryID(0, 0)
