@@ -78,7 +78,10 @@ class ConfigurationStore(Protocol):
     """An FSM that wants to know the membership, too."""
 
     def store_configuration(self, index: int, configuration: Configuration) -> None:
-        """Take note of a committed configuration; raising halts the node."""
+        """Take note of a committed configuration; raising halts the node.
+
+        Each restore is followed by a call with what the snapshot says; raising there fails it.
+        """
 
 
 class FSMSnapshot(Protocol):
@@ -88,7 +91,12 @@ class FSMSnapshot(Protocol):
         """Write the state to the sink, on the snapshot thread, while `apply` goes on.
 
         When this returns the snapshot is complete, unless the sink was cancelled; raise if not.
-        The sink need not be closed.
+        The sink need not be closed. Must not wait for a future of its own node (`DeadlockError`).
+
+        Other threads of the process run only when this one lets the interpreter go. One call into C
+        that works for longer than `Config.leader_lease_timeout` (`json.dumps` of a large
+        structure: a million keys a second) costs a leader its office. Write in pieces, or use
+        `pickle.Pickler(sink).dump`; docs/state-machines.md has the figures.
         """
 
     def release(self) -> None:

@@ -119,7 +119,6 @@ class Raft:
         self._reload_lock = runtime.lock()  # one reload at a time
         self._role: Role | None = None  # the main thread's, and what shutdown must answer for
         self._core = core = self._assemble(fsm, logs, stable, snapshots, transport)
-        self._host.is_fsm_thread = core.fsm.is_current
         load_state(core)
         self._snapshotter = Snapshotter(
             runtime=runtime,
@@ -131,6 +130,8 @@ class Raft:
             on_taken=self._snapshot_taken,
             metrics=core.metrics,
         )
+        self._host.is_fsm_code = self._is_fsm_code
+        core.was_persisting = self._snapshotter.was_persisting
         self._lifecycle = Lifecycle(
             core=core,
             events=self._events,
@@ -195,6 +196,9 @@ class Raft:
         meta = message.meta
         self._core.state.set_last_snapshot(EntryID(meta.term, meta.index))
         self._core.inbox.post(message)
+
+    def _is_fsm_code(self) -> bool:
+        return self._core.fsm.is_current() or self._snapshotter.is_in_fsm_code()
 
     def _abandon_role(self) -> None:
         if isinstance(self._role, Leader):

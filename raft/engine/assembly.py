@@ -33,7 +33,7 @@ class NodeHost:
         self._runtime = runtime
         self._guard = guard
         self.run_callback = events.run_callback
-        self.is_fsm_thread: Callable[[], bool] = lambda: False
+        self.is_fsm_code: Callable[[], bool] = lambda: False
 
     def condition(self) -> Condition | None:
         return None if self._runtime is THREADS else self._runtime.condition()
@@ -41,8 +41,11 @@ class NodeHost:
     def check_may_wait(self) -> None:
         """Raise `DeadlockError` or `ForkedProcessError` where waiting could never end."""
         self._guard.check()
-        if self.is_fsm_thread():
-            raise DeadlockError("FSM code must not wait for its own node: its thread does the work")
+        if self.is_fsm_code():
+            raise DeadlockError(
+                "code of the state machine (apply, snapshot, restore, persist, release) must not"
+                " wait for its own node: the thread that runs it does the work"
+            )
 
 
 def make_metrics(config: Config, runtime: Runtime) -> Metrics | None:

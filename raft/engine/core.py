@@ -103,6 +103,7 @@ class Core:
     fault: BaseException | None = None
     transfer_candidacy: bool = False  # set by TimeoutNow for the next campaign only (3.10)
     request_shutdown: Callable[[], None] = lambda: None
+    was_persisting: Callable[[float], bool] = lambda _: False  # since then, a view of the FSM
     metrics: Metrics | None = None
     saturation: Saturation | None = None  # of the main thread
 

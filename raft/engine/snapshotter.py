@@ -51,6 +51,8 @@ class Snapshotter:
         self._snapshots = snapshots
         self._on_taken = on_taken
         self._metrics = metrics
+        self._persisting: object = None  # the thread that is inside `persist` or `release`
+        self._persisted_at = float("-inf")  # when the latest of these calls returned
         self._changed = runtime.condition()  # guards all below
         self._wishes: list[SnapshotFuture] = []
         self._current: SnapshotFuture | None = None  # whose snapshot is being taken
@@ -90,6 +92,14 @@ class Snapshotter:
             current.fail(ShutdownOutcomeUnknownError("raft was shut down during the snapshot"))
         for wish in wishes:
             wish.fail(ShutdownNotAppliedError("raft was shut down before the snapshot was taken"))
+
+    def is_in_fsm_code(self) -> bool:
+        """Tell whether the caller is `persist` or `release` of a view; any thread."""
+        return self._persisting is not None and self._runtime.current() is self._persisting
+
+    def was_persisting(self, since: float) -> bool:
+        """Tell whether a view was being written at some time after `since` (monotonic)."""
+        return self._persisting is not None or self._persisted_at >= since
 
     def run(self) -> None:
         """Be the snapshot thread."""
@@ -153,10 +163,13 @@ class Snapshotter:
         future: Future[Capture] = Future(self._host)
         self._fsm.capture(future)
         view = future.result()
+        self._persisting = self._runtime.current()
         try:
             meta = self._write(view)
         finally:
             release_view(view.snapshot)
+            self._persisting = None
+            self._persisted_at = self._runtime.monotonic()
         self._on_taken(SnapshotTaken(meta))
         _log.info("snapshot taken id=%s index=%d", meta.id, meta.index)
         return meta

@@ -217,5 +217,14 @@ class Role:
     def on_reload(self, message: ConfigReloaded) -> None:
         """Timeouts were changed: wait by the new ones, from now on."""
 
+    def report_stall(self, seconds: float) -> None:
+        """Say that this process did not run for a while, and what is likely to have held it."""
+        core = self.core
+        if core.was_persisting(core.runtime.monotonic() - seconds):
+            cause = "FSMSnapshot.persist held the interpreter, see docs/state-machines.md"
+        else:
+            cause = "the interpreter was held, or the machine paused or is overloaded"
+        core.log.warning("process was stalled seconds=%.3f likely_cause=%s", seconds, cause)
+
     def ignore(self, message: Message) -> None:
         """Drop what belongs to another role or term."""

@@ -52,7 +52,7 @@ class Follower(Role):
             # The process did not run (a held GIL, a pause of the machine): what the leader sent
             # meanwhile has yet to be read. The gap alone costs no election, once until then.
             self._excused = (contact,)
-            core.log.warning("process was stalled seconds=%.3f", late)
+            self.report_stall(late)
             return
         core.set_leader("", "")
         if self._may_campaign():

@@ -339,7 +339,7 @@ class Leader(Role):
         if now < self.lease.look_at:
             return
         if stalled := self.lease.look(now):
-            self.core.log.info("process was stalled seconds=%.3f", stalled)
+            self.report_stall(stalled)
             self.reads.start_over()
 
     def on_newer_term(self, message: NewerTermSeen) -> None:
