@@ -56,6 +56,13 @@ class RestoreInProgressError(NotAppliedError):
     """The leader is taking over a snapshot given to `Raft.restore`. Send the command again soon."""
 
 
+class RestoreFailedError(NotAppliedError):
+    """The leader's state machine could not restore the snapshot given to `Raft.restore`.
+
+    Its `__cause__` is what the state machine, or the snapshot store, raised. Nothing was changed.
+    """
+
+
 class CommandTooLargeError(NotAppliedError, ValueError):
     """The command is larger than `Config.max_command_bytes`. Split it, or store it elsewhere."""
 

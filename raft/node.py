@@ -36,9 +36,11 @@ from raft.errors import (
     EnqueueTimeoutError,
     InvalidConfigurationError,
     LeadershipTransferError,
+    NothingNewToSnapshotError,
     OutcomeUnknownError,
     RaftError,
     ShutdownNotAppliedError,
+    SnapshotError,
 )
 from raft.futures import ApplyFuture, ConfigurationFuture, Future, IndexFuture, SnapshotFuture
 from raft.interfaces import (
@@ -58,6 +60,7 @@ from raft.roles.candidate import Candidate
 from raft.roles.follower import Follower
 from raft.roles.leader import Leader
 from raft.runtime import THREADS, Deadline, ForkGuard, Runtime
+from raft.snapshots.crc64 import CheckedReader
 from raft.types import (
     NO_INDEX,
     Configuration,
@@ -481,20 +484,41 @@ class Raft:
     ) -> None:
         """Replace the state of the whole cluster by a snapshot; on the leader.
 
-        `meta` and `reader` are what `snapshot().open()` or a store's `open` returned, of this
-        cluster or another; `meta.size` bytes are read, the reader stays open. Blocks until a
-        majority has it; `timeout` is only for the wait in the queue, as in `apply`. Meanwhile
-        writes fail with `RestoreInProgressError`.
+        `meta` and `reader` are what `snapshot().open()`, a store's `open` or `raft.backup` gave, of
+        this cluster or another; `meta.size` bytes are read and compared with `meta.checksum`, if it
+        is known; the reader stays open. Blocks until a majority has it; `timeout` (seconds) is only
+        for the wait in the queue, as in `apply`. Meanwhile writes fail with
+        `RestoreInProgressError`.
+
+        First this node takes a snapshot of its own. Then its state machine restores the one given,
+        and only if that succeeds anything is recorded or sent: if not, it goes back to its own.
 
         Raises:
+            RestoreFailedError: the state machine could not restore it. Nothing was changed.
+            SnapshotCorruptError: size or checksum do not match. Nothing was changed.
             NotAppliedError, SnapshotError, DeadlockError: nothing was changed.
             OutcomeUnknownError: leadership was lost; look at the state first.
         """
         count(self._mine.metrics, "raft.restore")
         self._host.check_may_wait()
+        self.read_barrier(timeout).result()  # an entry of this leadership is applied
+        self._keep_state()
         future: IndexFuture[None] = IndexFuture(self._host)
+        if meta.checksum:
+            reader = CheckedReader(reader, meta)
         self._submit(UserRestore(meta, reader, future), self._deadline(timeout))
         future.result()
+
+    def _keep_state(self) -> None:
+        """Take the snapshot that the state machine goes back to if it cannot restore another."""
+        try:
+            self.snapshot().result()
+        except NothingNewToSnapshotError:
+            pass  # what it was restored from at start is there
+        except Exception as error:
+            raise SnapshotError(
+                f"the state as it is could not be kept, so nothing was replaced: {error}"
+            ) from error
 
     # ---- numbers: none of these blocks ----
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TypeAlias
 
@@ -174,6 +174,7 @@ class SnapshotMeta:
     """What a snapshot covers: the log up to `index`, and the configuration as of there (§7).
 
     `unsettled` marks the snapshot of a user restore that is not known to be committed yet.
+    `checksum` is the CRC-64/XZ of the content, 16 hexadecimal digits; "" where it is not known.
     """
 
     id: str
@@ -184,6 +185,7 @@ class SnapshotMeta:
     size: int = 0
     version: int = SNAPSHOT_VERSION
     unsettled: bool = False
+    checksum: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -31,7 +31,7 @@ class Group(NamedTuple):
 
 PARTS = (
     "state disk raft_log membership commitment inbox progress fsm_faults fsm_check state_machine"
-    " fsm_answers fsm_runner settling damage plausible"
+    " fsm_answers fsm_restores fsm_runner settling damage plausible"
 )
 RUNNERS = (
     "append_entries request_vote install_snapshot heartbeat replication snapshotter first_start"
@@ -65,7 +65,7 @@ GROUPS = {
     "follower": Group(3, "raft.roles.follower raft.roles.candidate", "role"),
     "leader": Group(3, "raft.roles raft.roles.leader", "role lease"),
     "node": Group(4, "raft.node raft.bootstrap"),
-    "public": Group(4, "raft", "node"),
+    "public": Group(4, "raft raft.backup", "node"),
     "testing": Group(5, "raft.testing raft.testing.*"),
     "raftsqlite": Group(5, "raftsqlite raftsqlite.*", lowest_only=True),
     "programs": Group(

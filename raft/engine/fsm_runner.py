@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from raft.config import Config
 from raft.engine.fsm_answers import Answers
+from raft.engine.fsm_faults import RAISED
+from raft.engine.fsm_restores import Restores, Trial
 from raft.engine.inbox import Apply, ControlMessage, FSMPoisoned, LogCorrupted
 from raft.engine.raft_log import RaftLog
 from raft.engine.state import NodeState
@@ -32,22 +33,12 @@ from raft.futures import Future
 from raft.interfaces import SnapshotStore
 from raft.metrics import Saturation
 from raft.observer import ObservationData
-from raft.runtime import Runtime, backoff
-from raft.types import NO_INDEX, EntryID, SnapshotMeta
+from raft.runtime import Runtime
+from raft.types import NO_INDEX, SnapshotMeta
 
 _log = logging.getLogger(__name__)
 
-_RESTORE_RETRY_BASE = 0.1  # seconds before a failed restore is tried again, doubling
-_RESTORE_RETRY_CAP = 30.0
 _CORRUPT_PAUSE = 0.1  # seconds before an entry that the disk has spoiled is looked at again
-
-
-@dataclass(slots=True)
-class _Retry:
-    """When a failed restore is tried again."""
-
-    failures: int = 0
-    at: float = 0.0
 
 
 class FsmRunner:
@@ -73,7 +64,6 @@ class FsmRunner:
         self._config = config
         self._machine = machine
         self._log = log
-        self._snapshots = snapshots
         self._state = state
         self._post = post
         self._on_halted = on_halted
@@ -82,13 +72,11 @@ class FsmRunner:
         self._changed = runtime.condition()  # guards all below
         self._commit_index = NO_INDEX
         self._pending: dict[int, Apply] = {}
-        self._restore: SnapshotMeta | None = None
-        self._retry = _Retry()
+        self.restores = Restores(runtime, self._changed, machine, log, snapshots)
         self._captures: list[Future[Capture]] = []
         self._readers: deque[tuple[int, Future[int]]] = deque()  # by index
         self._stopped = False
         self._halt: FSMFailedError | None = None  # what ended the FSM thread
-        self.poison: BaseException | None = None
 
     # ---- wishes: any thread ----
 
@@ -96,7 +84,7 @@ class FsmRunner:
         """Have everything up to an index applied, and these callers answered as it is."""
         with self._changed:
             self._commit_index = max(self._commit_index, upto)
-            poison = self.poison
+            poison = self.restores.poison
             if poison is None:
                 self._pending.update(applies)
             self._changed.notify()
@@ -109,14 +97,20 @@ class FsmRunner:
         Unless it `may_go_back`, nothing is done when the FSM has got as far, and stays there.
         """
         with self._changed:
-            is_there = self._restore is None and self._machine.position.index >= meta.index
+            is_there = self.restores.are_done() and self._machine.position.index >= meta.index
             if is_there and not may_go_back:
                 return
-            self._restore = meta
-            self._retry.at = 0.0
+            self.restores.ask(meta)
             if not meta.unsettled:
                 self._commit_index = max(self._commit_index, meta.index)
             self._changed.notify()
+
+    def accept(self, trial: Trial) -> None:
+        """Go on from the snapshot that was tried."""
+        with self._changed:
+            self.restores.trial = None
+            self._changed.notify()
+        self._went_to(trial.meta)
 
     def capture(self, future: Future[Capture]) -> None:
         """Have a view of the state taken."""
@@ -134,11 +128,11 @@ class FsmRunner:
         """
         error: RaftError | None = None
         with self._changed:
-            if self.poison is not None:
-                error = SnapshotError(f"the FSM could not be restored: {self.poison}")
+            if self.restores.poison is not None:
+                error = SnapshotError(f"the FSM could not be restored: {self.restores.poison}")
             elif self._stopped:
                 error = ShutdownNotAppliedError("raft is shut down")
-            elif self._restore is not None or self._machine.position.index < index:
+            elif not self.restores.are_done() or self._machine.position.index < index:
                 self._readers.append((index, future))
                 return
         if error is not None:
@@ -212,9 +206,8 @@ class FsmRunner:
         wait = self._wait if saturation is None else saturation.asleep_in(self._wait)
         try:
             while wait():
-                meta = self._restore
-                if meta is not None:
-                    self._restore_now(meta)
+                if not self.restores.are_done():
+                    self._restore_now()
                 elif self._captures:
                     self._capture_now()
                 else:
@@ -232,19 +225,18 @@ class FsmRunner:
         """Wait for something to do; False when the thread shall end."""
         with self._changed:
             while True:
-                is_whole = self._restore is None and self.poison is None
+                is_whole = self.restores.are_done()
                 may_apply = is_whole and self._available() > self._machine.position.index
                 if self._stopped:
                     # A waiting caller gets its answer if the FSM still can give it.
                     return may_apply and bool(self._pending or self._readers)
                 if may_apply or (is_whole and self._captures):
                     return True
-                delay = None
-                if self._restore is not None:
+                if not is_whole:
                     self._fail_captures(SnapshotError("the FSM was not restored yet"))
-                    delay = self._retry.at - self._runtime.monotonic()
-                    if delay <= 0:
-                        return True
+                delay = self.restores.delay()
+                if delay == 0.0:
+                    return True
                 self._changed.wait(delay)
 
     def _available(self) -> int:
@@ -261,7 +253,7 @@ class FsmRunner:
         That one is committed then, and not what our log holds up to there.
         """
         with self._changed:
-            return self._available() if self._restore is None else NO_INDEX
+            return self._available() if self.restores.are_done() else NO_INDEX
 
     def _fail_captures(self, error: RaftError) -> None:
         captures, self._captures = self._captures, []
@@ -284,19 +276,19 @@ class FsmRunner:
                 index, future = self._readers.popleft()
             future.respond(index)
 
-    def _restore_now(self, meta: SnapshotMeta) -> None:
+    def _restore_now(self) -> None:
         try:
-            self._machine.restore(meta, self._runtime)
-        except Exception as error:  # noqa: BLE001 - user code and its data: poisons the FSM
-            self._restore_failed(meta, error)
+            meta = self.restores.perform()
+        except RAISED as error:
+            self._poisoned(error)
             return
-        _log.info("restored from snapshot id=%s index=%d", meta.id, meta.index)
+        if meta is not None:
+            self._went_to(meta)
+
+    def _went_to(self, meta: SnapshotMeta) -> None:
+        """Publish that the FSM holds a snapshot; what was waited for before is swallowed by it."""
         self._state.set_applied(meta.index)
         with self._changed:
-            if self._restore is meta:
-                self._restore = None
-            self.poison = None
-            self._retry.failures = 0
             swallowed = [index for index in self._pending if index <= meta.index]
             skipped = [self._pending.pop(index) for index in swallowed]
         for apply in skipped:
@@ -304,49 +296,14 @@ class FsmRunner:
         if not meta.unsettled:
             self._answer_readers()  # else what they would read may never have happened
 
-    def _restore_failed(self, meta: SnapshotMeta, error: Exception) -> None:
-        """Count as having applied nothing, and try again later, the newest first (row 9)."""
-        _log.error("restore failed id=%s index=%d", meta.id, meta.index, exc_info=error)
-        another = self._another_snapshot() or meta
-        self._machine.forget()
+    def _poisoned(self, error: BaseException) -> None:
+        """Answer who waits for the FSM, which holds no state that counts (departure 9)."""
         self._state.set_applied(NO_INDEX)
         with self._changed:
-            self.poison = error
             self._fail_readers(SnapshotError(f"the FSM could not be restored: {error}"))
             pending, self._pending = self._pending, {}
-            self._retry.failures += 1
-            if self._restore is meta:
-                self._restore = another
-            self._retry.at = self._runtime.monotonic() + backoff(
-                _RESTORE_RETRY_BASE, self._retry.failures, _RESTORE_RETRY_CAP
-            )
         _fail_unrestored(list(pending.values()), error)
         self._post(FSMPoisoned(error))
-
-    def _another_snapshot(self) -> SnapshotMeta | None:
-        """Return the next one to try: in turn, those from which the log goes on."""
-        try:
-            end = self._log.boundary()
-            listed = [
-                m
-                for m in self._snapshots.list()
-                if self._log.goes_on_behind(m.index)
-                and (not m.unsettled or EntryID(m.term, m.index) == end)
-            ]
-        except Exception:  # noqa: BLE001 - a store is foreign code; the old one is tried again
-            return None
-        return listed[self._retry.failures % len(listed)] if listed else None
-
-    def _start_over(self) -> bool:
-        """Have the snapshot restored that took the place of our next entries; False for none.
-
-        Either a leader's came just now, or we had gone back to an older one when the newest failed,
-        before the log was dropped.
-        """
-        another = self._another_snapshot()
-        with self._changed:
-            self._restore = self._restore or another
-            return self._restore is not None
 
     def _capture_now(self) -> None:
         with self._changed:
@@ -379,12 +336,12 @@ class FsmRunner:
                 self._changed.wait(_CORRUPT_PAUSE)
             return
         except LogCompactedError:
-            if not self._start_over():
+            if not self.restores.start_over():
                 raise
             return
         except LogNotFoundError:
             with self._changed:
-                if self._restore is not None:
+                if not self.restores.are_done():
                     return  # a leader's snapshot has just replaced these entries
             if self._available() <= position:
                 return  # the tail has just been dropped

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeAlias
 
-from raft.errors import EnqueueTimeoutError, LogCorruptError, ShutdownNotAppliedError
+from raft.errors import EnqueueTimeoutError, LogCorruptError, RaftError, ShutdownNotAppliedError
 from raft.futures import Future, IndexFuture
 from raft.messages import RPC, SnapshotReader
 from raft.runtime import Deadline, Runtime
@@ -229,6 +229,15 @@ class RestoreStored:
 
 
 @dataclass(frozen=True, slots=True)
+class RestoreTried:
+    """The leader's FSM holds a user's snapshot, or could not restore it (`error`)."""
+
+    term: int
+    restore: object
+    error: RaftError | None
+
+
+@dataclass(frozen=True, slots=True)
 class LogReplaced:
     """The log is gone that a user's snapshot replaces, on the leader of `term`."""
 
@@ -296,6 +305,7 @@ ControlMessage: TypeAlias = (
     | ServerReached
     | TransferAnswered
     | RestoreStored
+    | RestoreTried
     | LogReplaced
     | ConfigReloaded
     | TailWriteFailed

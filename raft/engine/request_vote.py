@@ -79,7 +79,7 @@ def receive_timeout_now(core: Core, rpc: RPC, request: TimeoutNowRequest) -> Non
 def may_campaign(core: Core) -> bool:
     """Tell whether this node is fit to lead: its disk works, its log and its FSM are whole."""
     is_sound = core.fault is None and core.disk.is_fit() and core.damage.is_whole()
-    return is_sound and core.fsm.poison is None
+    return is_sound and core.fsm.restores.poison is None
 
 
 def is_up_to_date(own: EntryID, candidate: EntryID) -> bool:

@@ -10,7 +10,7 @@ from raft.engine.core import Core
 from raft.engine.damage import replaced_by
 from raft.engine.fsm_faults import note_halt
 from raft.engine.state import HardState, load_cluster_id
-from raft.errors import FSMFailedError, LogCorruptError, SnapshotError
+from raft.errors import FSMFailedError, LogCorruptError, LogGapError, SnapshotError
 from raft.interfaces import LogStore, SnapshotStore, WithLostSnapshots
 from raft.types import (
     EMPTY_CONFIGURATION,
@@ -57,6 +57,8 @@ def load_state(core: Core) -> None:
             break
         except LogCorruptError as error:
             _give_up(core, error)
+        except LogGapError as error:
+            raise _explain_gap(error, lost) from error
     if lost is not None and core.raft_log.durable_index() == NO_INDEX:
         _fall_back(core, lost)
     core.damage.look()
@@ -97,6 +99,16 @@ def _load_log(core: Core, meta: SnapshotMeta | None) -> None:
         core.raft_log.drop_all(core.raft_log.boundary())
     _load_term(core)
     core.scan_configurations(core.raft_log.boundary().index + 1)
+
+
+def _explain_gap(error: LogGapError, lost: EntryID | None) -> LogGapError:
+    """Name the snapshot that could not be restored, where that is why the log has a gap."""
+    if lost is None:
+        return error
+    return LogGapError(
+        f"the newest snapshot, of term {lost.term} at {lost.index}, could not be restored: the log"
+        f" above shows why. What is left does not do without it: {error}"
+    )
 
 
 def _give_up(core: Core, error: LogCorruptError) -> None:

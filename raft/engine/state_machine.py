@@ -146,8 +146,15 @@ class StateMachine:
 
     def restore(self, meta: SnapshotMeta, runtime: Runtime = THREADS) -> None:
         """Replace the FSM's state by a snapshot's; raises whatever user code does."""
+        self.restore_from(meta, self.open(meta, runtime))
+
+    def open(self, meta: SnapshotMeta, runtime: Runtime) -> RestoreReader:
+        """Open a snapshot for the FSM, which sees nothing of it yet."""
         opened, inside = self._snapshots.open(meta.id)
-        reader = RestoreReader(runtime, inside, opened)
+        return RestoreReader(runtime, inside, opened)
+
+    def restore_from(self, meta: SnapshotMeta, reader: RestoreReader) -> None:
+        """Replace the FSM's state by what a reader holds, and close it."""
         try:
             self._fsm.restore(reader)
         finally:

@@ -19,6 +19,7 @@ from raft.engine.inbox import (
     NewerTermSeen,
     ReadBarrier,
     RestoreStored,
+    RestoreTried,
     ServerReached,
     TailWriteFailed,
     TransferAnswered,
@@ -94,7 +95,8 @@ class Leader(Role):
             CommitAdvanced: self.on_commit,
             ServerReached: self.on_reached,
             TransferAnswered: self.on_transfer_answered,
-            LogReplaced: self.on_log_replaced,
+            RestoreTried: self.restores.tried,
+            LogReplaced: self.restores.replaced,
             ConfigReloaded: self.on_reload,
             NewerTermSeen: self.on_newer_term,
             BeatAnswered: self.on_beat,
@@ -319,11 +321,6 @@ class Leader(Role):
         """Go on with the restore, if it is one of this leadership."""
         if message.term != self.term or not self.restores.stored(message):
             super().on_restore_stored(message)
-
-    def on_log_replaced(self, message: LogReplaced) -> None:
-        """Go on with the restore."""
-        if message.term == self.term:
-            self.restores.replaced(message)
 
     # ---- leading still? ----
 

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from raft.engine.core import Core
 from raft.engine.disk import Write
+from raft.engine.fsm_restores import Trial
 from raft.engine.inbox import (
     Apply,
     LogReplaced,
     RestoreStored,
+    RestoreTried,
     TailWriteFailed,
     UserRestore,
 )
@@ -28,15 +31,18 @@ from raft.metrics import timed
 from raft.runtime import Event
 from raft.types import SNAPSHOT_VERSION, EntryID, LogType, SnapshotMeta
 
+E = TypeVar("E", bound=Exception)
+
 
 @dataclass(slots=True)
 class _Restore:
     """The restore under way."""
 
     message: UserRestore
-    meta: SnapshotMeta  # as it will be stored
+    meta: SnapshotMeta  # as it will be stored, then as it is
     stopped: Event
     began: float
+    trial: Trial | None = None  # while our own FSM tries it
 
 
 class UserRestores:
@@ -103,8 +109,8 @@ class UserRestores:
             error = self._take_back(restore.meta, exc)
         core.inbox.post(RestoreStored(self._term, restore, meta, error))
 
-    def _take_back(self, meta: SnapshotMeta, error: Exception) -> Exception:
-        """Remove what is there of a snapshot whose storing failed: a restart would start from it.
+    def _take_back(self, meta: SnapshotMeta, error: E) -> E | StorageFailedError:
+        """Remove what is there of a snapshot that is not used: a restart would start from it.
 
         Returns the caller's answer: should that fail, too, the outcome is unknown, and the leader
         must leave.
@@ -116,32 +122,62 @@ class UserRestores:
                     snapshots.remove(left.id)
         except Exception as exc:  # noqa: BLE001 - a store is foreign code
             return StorageFailedError(
-                f"the snapshot given could not be stored: {error!r}; it may be there all the same"
+                f"the snapshot given could not be used: {error!r}; it may be there all the same"
                 f" and take hold after a restart: {exc!r}"
             )
         return error
 
     def stored(self, message: RestoreStored) -> bool:
-        """Take over a snapshot that is durable; False when it is not ours to use any more."""
+        """Have our own FSM try a snapshot that is durable; False when it is not ours any more."""
         current, core, meta = self._current, self._core, message.meta
         if current is None or message.restore is not current:
             return False
         if meta is None:
             error = message.error
-            if isinstance(error, StorageFailedError):
-                # Behind entries of this term a restart would take it for what came after them.
-                core.inbox.post(TailWriteFailed(error))
-                return True
-            self._current = None
-            current.message.fail(
+            self._refuse(
+                current,
                 error
                 if isinstance(error, RaftError)
-                else SnapshotError(f"the snapshot given could not be stored: {error!r}")
+                else SnapshotError(f"the snapshot given could not be stored: {error!r}"),
             )
             return True
+        current.meta = meta
+        current.trial = Trial(meta, lambda error: self._tried(current, error))
+        core.fsm.restores.try_out(current.trial)
+        return True
+
+    def _refuse(self, restore: _Restore, error: RaftError) -> None:
+        """Tell the caller that nothing was changed; or leave, if that is not certain."""
+        if isinstance(error, StorageFailedError):
+            # Behind entries of this term a restart would take it for what came after them.
+            self._core.inbox.post(TailWriteFailed(error))
+            return
+        self._current = None
+        restore.message.fail(error)
+        self._core.log.warning("snapshot given by hand is not used error=%s", error)
+
+    def _tried(self, restore: _Restore, error: RaftError | None) -> None:
+        """On the FSM thread."""
+        if error is not None:
+            error = self._take_back(restore.meta, error)
+        self._core.inbox.post(RestoreTried(self._term, restore, error))
+
+    def tried(self, message: RestoreTried) -> None:
+        """Take a snapshot over that our own FSM holds by now; one that it refused never was.
+
+        Only now anything is recorded or sent: whatever is wrong with a backup costs its caller an
+        error, and no server its state.
+        """
+        current, core = self._current, self._core
+        if current is None or message.restore is not current or current.trial is None:
+            return
+        meta, trial, current.trial = current.meta, current.trial, None
+        if message.error is not None:
+            self._refuse(current, message.error)
+            return
         last = EntryID(meta.term, meta.index)
-        # The FSM is told first: entries that it still wanted may be gone in a moment.
-        core.fsm.restore(meta)
+        # The FSM goes on first: entries that it still wanted may be gone in a moment.
+        core.fsm.accept(trial)
         core.raft_log.set_boundary(last)
         core.unsettled.meta = meta
         core.state.set_last_snapshot(last)
@@ -150,7 +186,6 @@ class UserRestores:
             timed(core.metrics, "raft.removeOldLogs", lambda: core.raft_log.drop_all(last)),
             lambda write: self._log_replaced(current, write),
         )
-        return True
 
     def _log_replaced(self, restore: _Restore, write: Write) -> None:
         """On the disk thread."""
@@ -173,6 +208,10 @@ class UserRestores:
     def leave(self, loss: RaftError) -> None:
         """Answer the caller: leadership is over, and the restore may or may not take hold."""
         current, self._current = self._current, None
-        if current is not None:
-            current.stopped.set()
-            current.message.fail(loss)
+        if current is None:
+            return
+        current.stopped.set()
+        if current.trial is not None:
+            self._core.fsm.restores.give_up(current.trial)
+            self._core.unsettled.forget(current.meta)
+        current.message.fail(loss)

@@ -14,6 +14,10 @@ holds with all exponents multiplied by 2**k, too: one set of numbers folds block
 
 from __future__ import annotations
 
+from raft.errors import SnapshotCorruptError
+from raft.messages import SnapshotReader
+from raft.types import SnapshotMeta
+
 _MASK = 2**64 - 1
 _POLYNOMIAL = 0xC96C5795D7870F42  # bit-reversed: the highest coefficient is bit 0
 
@@ -78,3 +82,37 @@ def _fold(message: int, bits: int) -> bytes:
         message ^= folded << scale * (_FOLD_DEGREE - _FOLD_HIGHEST) - count
     padding = -bits % 8  # leading zeros do not change a polynomial
     return (message << padding).to_bytes((bits + padding) // 8, "little")
+
+
+class CheckedReader:
+    """A snapshot's content, compared with `meta.size` and `meta.checksum` as its end is read.
+
+    Reading it to the end gives what was written, or raises `SnapshotCorruptError`.
+    """
+
+    def __init__(self, reader: SnapshotReader, meta: SnapshotMeta) -> None:
+        self._reader = reader
+        self._meta = meta
+        self._crc = self._size = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read from the stream inside."""
+        data = self._reader.read(size)
+        self._crc = crc64(data, self._crc)
+        self._size += len(data)
+        if not data and size != 0:
+            self._compare()
+        return data
+
+    def close(self) -> None:
+        """Close the stream inside."""
+        self._reader.close()
+
+    def _compare(self) -> None:
+        meta = self._meta
+        found = f"{self._crc:016x}"
+        if self._size != meta.size or found != meta.checksum:
+            raise SnapshotCorruptError(
+                f"snapshot {meta.id} is damaged: expected {meta.size} bytes with checksum"
+                f" {meta.checksum}, found {self._size} bytes with {found}"
+            )

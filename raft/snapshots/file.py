@@ -25,7 +25,12 @@ from raft.interfaces import SnapshotSink
 from raft.messages import SnapshotReader
 from raft.runtime import THREADS, Runtime
 from raft.snapshots.crc64 import crc64
-from raft.snapshots.metadata import decode_metadata, encode_metadata, seal_metadata
+from raft.snapshots.metadata import (
+    decode_metadata,
+    encode_metadata,
+    seal_metadata,
+    with_checksum,
+)
 from raft.types import SNAPSHOT_VERSION, Configuration, EntryID, SnapshotMeta
 
 _log = logging.getLogger(__name__)
@@ -148,7 +153,7 @@ class FileSnapshotStore:
             except BaseException:
                 state.close()
                 raise
-        return meta, state
+        return meta if crc is None else with_checksum(meta, crc), state
 
     def publish(self, meta: SnapshotMeta, unfinished: Path) -> None:
         """Make a snapshot that was written completely visible; for its sink."""
@@ -234,7 +239,7 @@ class FileSnapshotStore:
             if crc is None or meta.id != entry.name:
                 _log.warning("skipping snapshot path=%s cause=unfinished or renamed", entry.path)
                 continue
-            found.append(meta)
+            found.append(with_checksum(meta, crc))
         found.sort(key=lambda meta: (meta.term, meta.index, meta.id), reverse=True)
         return found, lost
 

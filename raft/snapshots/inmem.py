@@ -14,6 +14,8 @@ from raft.errors import SnapshotError
 from raft.interfaces import SnapshotSink
 from raft.messages import SnapshotReader
 from raft.runtime import THREADS, Runtime
+from raft.snapshots.crc64 import crc64
+from raft.snapshots.metadata import with_checksum
 from raft.types import SNAPSHOT_VERSION, Configuration, SnapshotMeta
 
 
@@ -63,7 +65,7 @@ class InmemSnapshotStore:
         with self._lock:
             for meta, data in self._kept.values():
                 if meta.id == snapshot_id:
-                    return meta, io.BytesIO(data)
+                    return with_checksum(meta, crc64(data)), io.BytesIO(data)
         raise SnapshotError(f"there is no snapshot {snapshot_id!r}")
 
     def settle(self, snapshot_id: str) -> None:

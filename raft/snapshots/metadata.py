@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from typing import Any
 
 from raft.codec import MAX_UINT64, decode_peers, encode_peers
@@ -30,6 +31,11 @@ _END = b"}\n"
 
 # What the original's encoder escapes besides what JSON demands.
 _ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
+
+
+def with_checksum(meta: SnapshotMeta, crc: int, size: int | None = None) -> SnapshotMeta:
+    """Return the metadata with the checksum of its content, and perhaps another size."""
+    return replace(meta, checksum=f"{crc:016x}", size=meta.size if size is None else size)
 
 
 def encode_metadata(meta: SnapshotMeta, crc: int | None) -> bytes:

@@ -411,7 +411,7 @@ def test_a_failed_restore_poisons_the_fsm_until_one_succeeds() -> None:
         RefusingFSM.broken.set()
 
         cluster.heal()
-        cluster.wait_for(lambda: behind.node._core.fsm.poison is not None)
+        cluster.wait_for(lambda: behind.node._core.fsm.restores.poison is not None)
         apply_count(leader, 10, b"more")
         cluster.wait_for(lambda: behind.node.last_index() == leader.node.last_index())
 

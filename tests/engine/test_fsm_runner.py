@@ -161,7 +161,7 @@ def test_a_restore_that_fails_poisons():
     node.core.fsm.restore(write_snapshot(node, 4, 1, 3))
     node.runtime.run()
 
-    assert node.core.fsm.poison is Broken.trouble
+    assert node.core.fsm.restores.poison is Broken.trouble
     assert node.core.state.applied_index == 0
     assert node.core.inbox.take(node.runtime.now) == FSMPoisoned(Broken.trouble)
     assert node.crashes == []
@@ -226,7 +226,7 @@ def test_a_restore_that_succeeds_at_last_heals():
     node.core.fsm.commit(6)
     node.runtime.run()
 
-    assert (node.core.fsm.poison, node.core.state.applied_index) == (None, 6)
+    assert (node.core.fsm.restores.poison, node.core.state.applied_index) == (None, 6)
     assert len(node.fsm.commands()) == 5
 
 
@@ -273,7 +273,7 @@ def test_a_restore_asked_for_meanwhile_is_not_lost():
     node.core.fsm.restore(write_snapshot(node, 7, 1, 6))
     node.runtime.run()
 
-    assert (node.core.fsm.poison, node.core.state.applied_index) == (None, 7)
+    assert (node.core.fsm.restores.poison, node.core.state.applied_index) == (None, 7)
 
 
 def test_callers_whose_entries_a_snapshot_swallowed_are_told_unknown():

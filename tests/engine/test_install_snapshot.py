@@ -557,5 +557,5 @@ def test_a_restore_that_fails_is_acknowledged_all_the_same():
     asked = send(node, install(2, 9, 2))
 
     assert asked.response.success
-    assert isinstance(node.core.fsm.poison, ValueError)
+    assert isinstance(node.core.fsm.restores.poison, ValueError)
     assert node.core.state.applied_index == 0

@@ -453,7 +453,7 @@ def test_who_is_not_fit_to_lead_refuses_to_campaign(fault):
     elif fault == "fault":
         node.core.fault = OSError("disk")
     else:
-        node.core.fsm.poison = ValueError("half restored")
+        node.core.fsm.restores.poison = ValueError("half restored")
 
     asked = node.ask(TimeoutNowRequest(header("n2")))
 

@@ -293,7 +293,7 @@ def test_a_poisoned_fsm_is_not_given_a_restore_that_nobody_adopted():
     send(node, TERM, 6, TERM, b"not a snapshot")
     node.runtime.advance(1.0)
 
-    assert node.core.fsm.poison is not None
+    assert node.core.fsm.restores.poison is not None
 
 
 def test_who_is_still_going_back_takes_the_next_snapshot_all_the_same(monkeypatch):
@@ -452,7 +452,7 @@ def test_a_restore_that_the_fsm_does_not_take_poisons_it():
 
     send(node, TERM, INDEX, TERM, b"not a snapshot", unsettled=True)
 
-    assert node.core.fsm.poison is not None
+    assert node.core.fsm.restores.poison is not None
 
 
 def test_nothing_applied_is_nothing_to_snapshot():

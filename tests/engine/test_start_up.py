@@ -320,7 +320,7 @@ def test_an_older_snapshot_below_a_compacted_log_is_a_gap(store, runtime):
     shelf.add(3)
     shelf.add(5)
 
-    with pytest.raises(LogGapError):
+    with pytest.raises(LogGapError, match="snapshot, of term 1 at 5, could not be restored"):
         started(store, shelf, runtime)
 
 

@@ -107,7 +107,7 @@ VOTE = Target(
         ),
         Mutant(
             "no candidacy with a poisoned state machine",
-            "return is_sound and core.fsm.poison is None",
+            "return is_sound and core.fsm.restores.poison is None",
             "return is_sound",
         ),
         Mutant(

@@ -404,7 +404,7 @@ def test_a_candidate_that_is_not_fit_any_more_becomes_a_follower(what):
         if what == "disk":
             node.core.disk.is_unfit = True
         else:
-            node.core.fsm.poison = ValueError("half restored")
+            node.core.fsm.restores.poison = ValueError("half restored")
 
     node.play(Candidate, spoil, DEADLINE)
 
@@ -419,8 +419,8 @@ def test_a_candidate_that_is_not_fit_any_more_does_not_win(pre_vote, what):
 
     def spoil():
         if what == "fsm":
-            node.core.fsm.poison = ValueError("half restored")
-            node.core.inbox.post(FSMPoisoned(node.core.fsm.poison))
+            node.core.fsm.restores.poison = ValueError("half restored")
+            node.core.inbox.post(FSMPoisoned(node.core.fsm.restores.poison))
         else:
             node.core.inbox.post(LogCorrupted(LogCorruptError("spoiled", 2)))
 

@@ -285,9 +285,9 @@ def test_the_first_vote_is_given_at_once_and_the_next_when_the_leader_is_silent(
 def test_a_poisoned_fsm_keeps_a_node_from_campaigning():
     """Departure 9."""
     node = ScriptedNode()
-    node.core.fsm.poison = ValueError("half restored")
+    node.core.fsm.restores.poison = ValueError("half restored")
 
-    node.play(Follower, FSMPoisoned(node.core.fsm.poison), DEADLINE, DEADLINE)
+    node.play(Follower, FSMPoisoned(node.core.fsm.restores.poison), DEADLINE, DEADLINE)
 
     assert node.core.state.role is RaftState.FOLLOWER
 

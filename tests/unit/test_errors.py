@@ -17,6 +17,7 @@ NOT_APPLIED = [
     "LeadershipTransferInProgressError",
     "NotLeaderError",
     "NotVoterError",
+    "RestoreFailedError",
     "RestoreInProgressError",
     "ShutdownNotAppliedError",
 ]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from raft.codec import dumps, loads
+from raft.errors import RaftError
 from raft.interfaces import FSMSnapshot, SnapshotSink
 from raft.messages import SnapshotReader
 from raft.testing.fsm import BatchingRecordingFSM, RecordingFSM
@@ -19,6 +20,11 @@ NO_MARK = b""
 """The mark of a state that no user has restored."""
 
 _READ_BYTES = 4096
+_REFUSED = b"7"  # how commands end that the state machine answers with an exception
+
+
+class CommandRefusedError(Exception):
+    """The answer to a command that this state machine takes in, and raises on."""
 
 
 def pack_state(mark: bytes, logs: Sequence[Log]) -> bytes:
@@ -66,7 +72,10 @@ class MarkedFSM(RecordingFSM):
         """Record a command."""
         if log.index <= self.last_index():
             self._on_disorder(f"applied {log.index} after {self.last_index()}")
-        return super().apply(log)
+        count = super().apply(log)
+        if log.data.endswith(_REFUSED):
+            raise CommandRefusedError(f"command {log.data!r} is the {count}th")
+        return count
 
     def snapshot(self) -> FSMSnapshot:
         """Return the state as of now."""
@@ -77,7 +86,11 @@ class MarkedFSM(RecordingFSM):
         pieces = []
         while piece := reader.read(_READ_BYTES):
             pieces.append(piece)
-        mark, logs = unpack_state(b"".join(pieces))
+        try:
+            mark, logs = unpack_state(b"".join(pieces))
+        except (ValueError, RaftError):
+            self._logs, self._is_whole = [], False  # what it had is gone: the worst there is
+            raise
         if self.fails_to_restore:
             self.fails_to_restore -= 1
             self._logs = logs[: len(logs) // 2]
@@ -102,6 +115,16 @@ class MarkedBatchingFSM(MarkedFSM, BatchingRecordingFSM):
         super().__init__(*hooks)
         self.batches: list[tuple[int, ...]] = []
         self.configurations: list[Log] = []
+
+    def apply_batch(self, logs: Sequence[Log]) -> Sequence[Any]:
+        """Record a batch; what a command raises is its answer, as a batch must not raise."""
+        answers: list[Any] = []
+        for log in logs:
+            try:
+                answers += super().apply_batch([log])
+            except CommandRefusedError as error:
+                answers.append(error)
+        return answers
 
 
 class MarkedSnapshot:

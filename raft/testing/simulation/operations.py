@@ -183,12 +183,14 @@ class Operations:
         data = pack_state(mark, logs[: self._scheduler.pick(len(logs) + 1)])
         index = leader.node.last_index() + self._scheduler.pick(_LARGEST_LEAP)
         meta = SnapshotMeta("by-user", index, 1, Configuration(), 0, len(data))
+        if self._scheduler.pick(3) == 0:
+            data = b"\xff" * len(data)  # a backup that no state machine can read
         return lambda: self._spawn(lambda: self._restore(leader, mark, meta, data))
 
     def _restore(self, leader: SimServer, mark: bytes, meta: SnapshotMeta, data: bytes) -> None:
-        oracle = self._cluster.oracle
+        oracle, is_spoilt = self._cluster.oracle, data.startswith(b"\xff")
         outcome = self._ask(leader, lambda node: node.restore(meta, io.BytesIO(data)), 8.0)
-        if outcome is None:
+        if outcome is None and not is_spoilt:
             oracle.restored(mark)
         elif isinstance(outcome, NotAppliedError | SnapshotError):
             oracle.restore_refused(mark)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from raft.errors import RaftError
 from raft.testing.simulation.machine import NO_MARK, MarkedFSM, unpack_state
 from raft.types import NO_INDEX, Log, ServerID, SnapshotMeta
 
@@ -67,7 +68,10 @@ class Oracle:
 
         The first one with a mark is the restore's own, whatever it says of itself.
         """
-        mark, _ = unpack_state(data)
+        try:
+            mark, _ = unpack_state(data)
+        except (ValueError, RaftError):
+            return  # a backup that nobody can read: no state goes back to it
         self._restore_indexes.setdefault(mark, meta.index)
 
     def marked(self, node: ServerID, mark: bytes) -> None:

@@ -7,6 +7,7 @@ equal logs and service, and every client must have been told the truth.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from raft.errors import NotAppliedError, OutcomeUnknownError, RaftError, RaftInt
 from raft.node import Raft
 from raft.testing.invariants import InvariantViolation
 from raft.testing.simulation.cluster import NodeFailedError, SimCluster, SimServer
+from raft.testing.simulation.machine import CommandRefusedError
 from raft.testing.simulation.nemesis import Nemesis
 from raft.testing.simulation.operations import transfer_to
 from raft.testing.simulation.runtime import Scheduler, SimulationError
@@ -237,7 +239,8 @@ class Scenario:
 
         def apply(node: Raft) -> int:
             future = node.apply(command, timeout=1.0)
-            future.result(4.0)
+            with suppress(CommandRefusedError):  # an answer like any other
+                future.result(4.0)
             return future.index()
 
         has_ended, outcome = server.call(apply, self._scheduler.chance.choice(_PATIENCE))
