@@ -62,7 +62,10 @@ class Config:
     """Gets True when this node has become leader and False when it leads no longer: a level, as
     `Raft.leader_ch`, for which the node never waits."""
     logger: logging.Logger | None = None
-    """Where the node's own messages go; None for the `raft` loggers of the library."""
+    """Where the node's own messages go; None for the `raft` loggers of the library.
+
+    No thread of the node ever waits for a handler, nor minds what one raises: see `raft.logs`.
+    """
     metrics: MetricsSink | None = None
     """Where metrics go (docs/metrics.md); None measures nothing. It must not block."""
     no_legacy_telemetry: bool = False
@@ -235,6 +238,10 @@ def _own_faults(c: Config) -> list[tuple[bool, str]]:
         (
             c.notify_ch is not None and not isinstance(c.notify_ch, LatestValue),
             "notify_ch is no LatestValue: a queue could make consensus wait for its reader",
+        ),
+        (
+            c.logger is not None and not isinstance(c.logger, logging.Logger),
+            "logger is not a logging.Logger: instead of an adapter give its logger, with a filter",
         ),
         (
             not _are_exceptions(c.fsm_halt_on),

@@ -7,7 +7,6 @@ is measured: no clock is read and nothing is made. Whoever emits asks first whet
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +15,7 @@ from enum import Enum
 from types import TracebackType
 from typing import ParamSpec, Protocol, TypeAlias, TypeVar, runtime_checkable
 
+from raft.logs import get_logger
 from raft.messages import AppendEntriesRequest, Request
 from raft.runtime import THREADS, Runtime
 from raft.types import ServerID
@@ -23,7 +23,7 @@ from raft.types import ServerID
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 Labels: TypeAlias = tuple[tuple[str, str], ...]
 """Names and values that tell series of one metric apart, in the order of `Metric.labels`."""

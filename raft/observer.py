@@ -6,18 +6,18 @@ thread, so that none of them can hold up consensus.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
+from raft.logs import get_logger
 from raft.messages import RequestPreVoteRequest, RequestVoteRequest
 from raft.runtime import THREADS, Deadline, Queue, QueueEmpty, QueueFull, Runtime
 from raft.types import RaftState, Server, ServerAddress, ServerID
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 _MOST_WAITING = 65_536  # observations kept for a blocking observer that does not read
 _ESCAPE_PERIOD = 0.1  # seconds between looks at the stop flag while an observer blocks

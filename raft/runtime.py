@@ -29,6 +29,8 @@ QueueEmpty = queue.Empty
 """Raised by `Queue.get` when its timeout is over."""
 QueueFull = queue.Full
 """Raised by `Queue.put` when its timeout is over."""
+SimpleQueue = queue.SimpleQueue
+"""A queue without bound whose `put` may also be called in a signal handler."""
 
 
 class Lock(Protocol):

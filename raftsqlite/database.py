@@ -7,7 +7,6 @@ during a slow commit would stop every thread of the process for as long.
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 import threading
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from raft.errors import StoreClosedError, StoreError, StoreReadOnlyError
+from raft.logs import get_logger
 from raft.runtime import ForkGuard, after_fork_in_child
 from raftsqlite.guard import LockFile, close_for_good, leaves_doubt, translated
 from raftsqlite.mark import Mark
@@ -30,7 +30,7 @@ from raftsqlite.schema import (
 )
 from raftsqlite.wal import check_write_ahead_log
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 _BACKUP_PAGES = 256  # copied in one step
 _BACKUP_PAUSE = 0.001  # seconds; without it the next step has the lock before any waiter wakes up

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import logging
 import os
 import sqlite3
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from raft.errors import DiskFullError, StoreError, StoreLockedError
+from raft.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 REBUILD = (
     "rebuild this node from its peers. First have the leader remove the server, then empty its"

@@ -10,17 +10,17 @@ none: a weaker guard. It can never be ahead, because it is written when the comm
 
 from __future__ import annotations
 
-import logging
 import os
 import struct
 import zlib
 from typing import NamedTuple
 
 from raft.errors import StoreError
+from raft.logs import get_logger
 from raft.types import NO_INDEX
 from raftsqlite.guard import REBUILD
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 _RECORD = struct.Struct(">QQI")  # sequence, last index, CRC32 of both
 

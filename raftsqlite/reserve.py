@@ -7,11 +7,12 @@ on. When there is room for both again, the file is made anew.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 
-_log = logging.getLogger(__name__)
+from raft.logs import get_logger
+
+_log = get_logger(__name__)
 
 
 def free_bytes(path: str) -> int:

@@ -7,7 +7,6 @@ Everything is a plain column, so that any SQLite tool shows it once the node is 
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 import zlib
@@ -17,11 +16,12 @@ from urllib.parse import quote
 import sqlite_utils
 
 from raft.errors import StoreError, StoreVersionError
+from raft.logs import get_logger
 from raft.types import NO_INDEX
 from raftsqlite.guard import REBUILD, close_for_good, never_finalize
 from raftsqlite.mark import Position
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 APPLICATION_ID = 0x72616674  # "raft"; what tells our files from others
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from raft import logs
 from raft.futures import STANDALONE, Future, FutureHost
 
 _GRACE = 5.0  # seconds for threads that were told to end
@@ -18,6 +19,30 @@ _POLL = 0.01
 
 def _threads_of_nodes() -> list[str]:
     return sorted(t.name for t in threading.enumerate() if t.name.startswith("raft-"))
+
+
+class WrittenLog(pytest.LogCaptureFixture):
+    """What was said until it is looked at, all of it."""
+
+    @property
+    def handler(self) -> Any:
+        logs.flush(_GRACE)
+        return super().handler
+
+
+@pytest.fixture
+def caplog(request: pytest.FixtureRequest) -> Iterator[pytest.LogCaptureFixture]:
+    found = WrittenLog(request.node, _ispytest=True)
+    yield found
+    found._finalize()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Iterator[None]:
+    """Have what a test said written before the next begins."""
+    result = yield
+    logs.flush(_GRACE)
+    return result
 
 
 @pytest.fixture(autouse=True)

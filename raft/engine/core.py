@@ -7,9 +7,8 @@ collaborators that say otherwise themselves.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from raft.config import Config
 from raft.engine.damage import Damage
@@ -33,6 +32,7 @@ from raft.errors import (
     StorageFailedError,
 )
 from raft.interfaces import LogStore, SnapshotStore, StableStore, Transport
+from raft.logs import Logger
 from raft.messages import RPC, RPCHeader
 from raft.metrics import Metrics, Saturation, timed, timed_steps
 from raft.observer import LatestValue, LeaderObservation, ObservationData
@@ -55,19 +55,18 @@ class StoppingError(ShutdownOutcomeUnknownError):
     """
 
 
-class NodeLogger(logging.LoggerAdapter[logging.Logger]):
+class NodeLogger(Logger):
     """Puts the node's id and term before every message."""
 
+    __slots__ = ("_node", "_state")
+
     def __init__(self, logger: logging.Logger, node: ServerID, state: NodeState) -> None:
-        super().__init__(logger, {})
+        super().__init__(logger)
         self._node = node.replace("%", "_")  # the message is a format
         self._state = state
 
-    def process(
-        self, msg: Any, kwargs: MutableMapping[str, Any]
-    ) -> tuple[Any, MutableMapping[str, Any]]:
-        """Return the message with its prefix."""
-        return f"node={self._node} term={self._state.term} {msg}", kwargs
+    def prefix(self) -> str:
+        return f"node={self._node} term={self._state.term} "
 
 
 @dataclass(slots=True)
@@ -117,8 +116,8 @@ class Core:
     def become(self, role: RaftState) -> None:
         """Change the role; the known leader is forgotten. Every transition is logged here."""
         if self.state.set_role(role):
-            self.log.info("entering state role=%s", role)
             self.emit(role)
+            self.log.info("entering state role=%s", role)
 
     def become_follower(self, term: int, voted_for: RPCHeader | None = None) -> None:
         """Follow in a term, made durable first if it is new (§5.1), with the vote given in it."""
@@ -295,12 +294,13 @@ class Core:
         """Delete entries that a snapshot covers, but for the trailing ones."""
         upto = min(snapshot_index, self.raft_log.durable_index() - self.config.trailing_logs)
         if upto >= self.raft_log.first_index() > 0:
-            self.log.info("compacting log first=%d last=%d", self.raft_log.first_index(), upto)
+            first = self.raft_log.first_index()
             self.disk.submit_background(
                 timed_steps(
                     self.metrics, "raft.compactLogs", lambda: self.raft_log.compact_step(upto)
                 )
             )
+            self.log.info("compacting log first=%d last=%d", first, upto)
 
     # ---- refusing ----
 

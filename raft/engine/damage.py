@@ -9,16 +9,15 @@ mark in the stable store, written first, outlives a restart.
 
 from __future__ import annotations
 
-import logging
-
 from raft.engine.disk import Disk
 from raft.engine.raft_log import RaftLog
 from raft.engine.state import HardState
 from raft.errors import KeyNotFoundError
 from raft.interfaces import LogStore, StableStore
+from raft.logs import get_logger
 from raft.types import NO_ENTRY, NO_INDEX, NO_TERM, EntryID
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 DAMAGE_KEY = b"DamagedUpto"
 REPLACED_KEY = b"LogReplacedBy"
@@ -114,6 +113,6 @@ class Damage:
         last = self._raft_log.last()
         is_later = self.after_term != NO_TERM and last.term > self.after_term
         if self.upto and (last.index >= self.upto or is_later):
-            _log.info("log is whole again index=%d", last.index)
             self.upto, self.after_term = NO_INDEX, NO_TERM
             self._disk.submit("damage covered", lambda: self._stable.set(DAMAGE_KEY, b"0"))
+            _log.info("log is whole again index=%d", last.index)

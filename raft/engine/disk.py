@@ -7,18 +7,18 @@ has ended and a probe is durable.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from raft.errors import StorageFailedError
 from raft.interfaces import MaintainedStore, ReopenableStore, ReservingStore, StableStore
+from raft.logs import get_logger
 from raft.runtime import Runtime
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 PROBE_KEY = b"DiskProbe"
 
@@ -145,15 +145,15 @@ class Disk:
                 self._busy = False
 
     def _do(self, write: Write) -> None:
+        failed: Exception | None = None
         self._begun = self._runtime.monotonic()
         write.begun = True
         if self._failure is None or write.heals:
             try:
                 write.action()
             except Exception as error:  # noqa: BLE001 - a store is foreign code; for the waiter
-                write.error = self._failure = error
+                write.error = self._failure = failed = error
                 self.is_unfit = True
-                _log.error("write failed name=%s", write.name, exc_info=True)
         else:
             # Law 4: what stands in the queue behind a failed write is not stored without it.
             write.error = StorageFailedError(f"not written after a failure: {self._failure}")
@@ -164,6 +164,8 @@ class Disk:
             self._maintain()
         else:
             self._see_how_full()  # if that is why it failed, what is kept back is given up now
+        if failed is not None:
+            _log.error("write failed name=%s", write.name, exc_info=failed)
 
     def _do_background_step(self) -> None:
         step = self._background[0]  # only this thread removes
@@ -171,9 +173,9 @@ class Disk:
         try:
             more = step()
         except Exception:  # noqa: BLE001 - a store is foreign code; what remains is tried later
-            _log.exception("background write failed")
             self.is_unfit = True
             more = False
+            _log.exception("background write failed")
         self._ended("background")
         with self._changed:
             if more:
@@ -208,6 +210,7 @@ class Disk:
         if self.is_stalled() and self._begun is not None:
             self.is_unfit = True
             seconds = self._runtime.monotonic() - self._begun
+            self._begun = None
             _log.error("write overran name=%s seconds=%.3f", name, seconds)
         self._begun = None
 

@@ -6,7 +6,6 @@ the state. So the main thread never waits for it, however slow the FSM is.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -31,12 +30,13 @@ from raft.errors import (
 )
 from raft.futures import Future
 from raft.interfaces import SnapshotStore
+from raft.logs import get_logger
 from raft.metrics import Saturation
 from raft.observer import ObservationData
 from raft.runtime import Runtime
 from raft.types import NO_INDEX, SnapshotMeta
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 _CORRUPT_PAUSE = 0.1  # seconds before an entry that the disk has spoiled is looked at again
 

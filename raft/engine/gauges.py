@@ -5,14 +5,13 @@ On a thread of its own, which only nodes with a metrics sink have: the store may
 
 from __future__ import annotations
 
-import logging
-
 from raft.engine.core import Core
 from raft.interfaces import MeasuredStore, oldest_log
+from raft.logs import get_logger
 from raft.metrics import Metrics
 from raft.types import RaftState
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 _PERIOD = 10.0  # seconds, as the original's for the age of the log
 

@@ -6,7 +6,6 @@ that the leader still leads (§6.4 of the thesis).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +16,7 @@ from raft.engine.plausible import check_term
 from raft.engine.raft_log import RaftLog
 from raft.errors import RaftError
 from raft.interfaces import SnapshotStore, Transport
+from raft.logs import get_logger
 from raft.messages import AppendEntriesRequest, RPCHeader
 from raft.metrics import Metrics
 from raft.observer import (
@@ -27,7 +27,7 @@ from raft.observer import (
 from raft.runtime import Deadline, Event, Runtime, ThreadGroup, backoff, random_timeout
 from raft.types import Server, ServerID
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 _BEATS_PER_TIMEOUT = 10  # heartbeats go out every heartbeat_timeout / 10, up to twice as long
 _BACKOFF_BASE = 0.01  # seconds after the first failure, doubling

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from raft.engine.core import Core
@@ -11,14 +10,16 @@ from raft.engine.inbox import ByteBudget
 from raft.engine.snapshotter import Snapshotter
 from raft.futures import Future, FutureHost
 from raft.interfaces import WithClose, WithDelivery, WithMetrics
+from raft.logs import flush, get_logger
 from raft.metrics import thread_saturation
 from raft.observer import Events
 from raft.runtime import Deadline, QueueEmpty, ThreadGroup
 from raft.types import RaftState
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 _PUMP_PERIOD = 0.1  # seconds between looks at the stop flag while pumping a consumer queue
+_LOG_GRACE = 0.5  # seconds for the last records to be written
 _GRACE = 1.0  # seconds for threads whose work was taken from them to notice it
 
 
@@ -113,11 +114,13 @@ class Lifecycle:
             first = self.failure is None
             if first:
                 self.failure = error
-        if first:
-            _log.critical(
-                "node failed node=%s thread=%s", self._core.local_id, name, exc_info=error
-            )
-        self.begin_shutdown()
+        try:
+            self.begin_shutdown()
+        finally:
+            if first:
+                _log.critical(
+                    "node failed node=%s thread=%s", self._core.local_id, name, exc_info=error
+                )
 
     # ---- stopping ----
 
@@ -149,24 +152,32 @@ class Lifecycle:
         try:
             core.runtime.spawn(f"{core.threads.prefix}-shutdown", self._close)
         except RuntimeError as error:
-            _log.warning("no thread for the shutdown node=%s error=%s", core.local_id, error)
             self._close()
+            _log.warning("no thread for the shutdown node=%s error=%s", core.local_id, error)
 
     def _close(self) -> None:
+        stuck: list[str] = []
+        failure: BaseException | None = None
         try:
-            self._stop_threads()
+            stuck = self._stop_threads()
         except BaseException as error:  # noqa: BLE001 - a thread's root: report, answer all the same
-            _log.critical("shutdown failed node=%s", self._core.local_id, exc_info=error)
-        finally:
-            with self._lock:
-                self._is_down = True
-                waiting, self._waiting = self._waiting, []
-            self._events.close()
-            self._event_threads.join_all(Deadline(self._core.runtime, _GRACE))
-            for future in waiting:
-                future.respond(None)
+            failure = error
+        with self._lock:
+            self._is_down = True
+            waiting, self._waiting = self._waiting, []
+        self._events.close()
+        self._event_threads.join_all(Deadline(self._core.runtime, _GRACE))
+        if failure is not None:
+            _log.critical("shutdown failed node=%s", self._core.local_id, exc_info=failure)
+        if stuck:
+            names = ", ".join(sorted(stuck))
+            _log.error("threads do not end node=%s threads=%s", self._core.local_id, names)
+        flush(_LOG_GRACE)  # a program often ends with this future
+        for future in waiting:
+            future.respond(None)
 
-    def _stop_threads(self) -> None:
+    def _stop_threads(self) -> list[str]:
+        """Stop them in order; return the names of those that do not end."""
         core = self._core
         deadline = Deadline(core.runtime, core.config.shutdown_timeout)
         core.main_ended.wait(deadline.remaining())
@@ -181,12 +192,7 @@ class Lifecycle:
         self._snapshotter.abandon()
         self._abandon_role()
         core.refuse_leftovers()
-        if stuck:
-            stuck = core.threads.join_all(Deadline(core.runtime, _GRACE))
-        if stuck:
-            _log.error(
-                "threads do not end node=%s threads=%s", core.local_id, ", ".join(sorted(stuck))
-            )
+        return stuck and core.threads.join_all(Deadline(core.runtime, _GRACE))
 
     def _close_transport(self) -> None:
         transport = self._core.transport

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
-import logging
 from typing import Any
 
 from raft.errors import SnapshotError
+from raft.logs import get_logger
 from raft.messages import SnapshotReader
 from raft.runtime import Event, Runtime
 from raft.types import SnapshotMeta
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 BUFFER_BYTES = 64 * 1024  # of a snapshot, read ahead for an FSM that wants little at a time
 

@@ -8,7 +8,6 @@ leaves of that can be started, and recovered once more.
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Sequence
 
 from raft.codec import dumps, encode_configuration, loads
@@ -29,6 +28,7 @@ from raft.interfaces import (
     SnapshotStore,
     StableStore,
 )
+from raft.logs import get_logger
 from raft.runtime import THREADS
 from raft.types import NO_ENTRY, SNAPSHOT_VERSION, Configuration, EntryID, SnapshotMeta
 
@@ -37,7 +37,7 @@ RECOVERY_KEY = b"Recovery"
 _REPLAY_COUNT = 1024  # entries read at once
 _REPLAY_BYTES = 4 * 1024 * 1024
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 def recover(

@@ -7,7 +7,6 @@ the main thread. Heartbeats have a thread of their own (`heartbeat.py`).
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from dataclasses import dataclass
 
@@ -26,6 +25,7 @@ from raft.errors import (
     TransportError,
 )
 from raft.interfaces import AppendPipeline
+from raft.logs import get_logger
 from raft.messages import (
     AppendEntriesRequest,
     AppendEntriesResponse,
@@ -36,7 +36,7 @@ from raft.messages import (
 from raft.runtime import Deadline, Event, backoff, random_timeout
 from raft.types import NO_INDEX, NO_TERM, Server, SnapshotMeta
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 _BACKOFF_BASE = 0.01  # seconds after the first failure, doubling
 _BACKOFF_CAP = 10.0  # a heartbeat that is answered ends it earlier (departure 12)

@@ -7,14 +7,14 @@ known.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from raft.engine.disk import Disk
 from raft.interfaces import SnapshotStore
+from raft.logs import get_logger
 from raft.types import SnapshotMeta
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class Unsettled:
@@ -34,16 +34,16 @@ class Unsettled:
         meta = self.meta
         if meta is not None and upto >= meta.index:
             self.meta = None
-            _log.info("restored snapshot is committed id=%s index=%d", meta.id, meta.index)
             self._tidy(lambda: self._snapshots.settle(meta.id))
+            _log.info("restored snapshot is committed id=%s index=%d", meta.id, meta.index)
 
     def replace(self, meta: SnapshotMeta) -> bool:
         """Start from a leader's snapshot instead; tell whether an unsettled one gave way."""
         older, self.meta = self.meta, meta if meta.unsettled else None
         if older is None:
             return False
-        _log.warning("restored snapshot never took hold id=%s index=%d", older.id, older.index)
         self.forget(older)
+        _log.warning("restored snapshot never took hold id=%s index=%d", older.id, older.index)
         return True
 
     def forget(self, meta: SnapshotMeta) -> None:

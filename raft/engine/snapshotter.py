@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from raft.config import Config
@@ -18,11 +17,12 @@ from raft.errors import (
 )
 from raft.futures import Future, FutureHost, SnapshotFuture
 from raft.interfaces import FSMSnapshot, SnapshotSink, SnapshotStore
+from raft.logs import get_logger
 from raft.metrics import Metrics, measure
 from raft.runtime import Runtime, random_timeout
 from raft.types import SNAPSHOT_VERSION, SnapshotMeta
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class Snapshotter:

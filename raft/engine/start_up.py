@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 
 from raft.codec import decode_configuration
@@ -12,6 +11,7 @@ from raft.engine.fsm_faults import note_halt
 from raft.engine.state import HardState, load_cluster_id
 from raft.errors import FSMFailedError, LogCorruptError, LogGapError, SnapshotError
 from raft.interfaces import LogStore, SnapshotStore, WithLostSnapshots
+from raft.logs import get_logger
 from raft.types import (
     EMPTY_CONFIGURATION,
     NO_ENTRY,
@@ -22,7 +22,7 @@ from raft.types import (
     SnapshotMeta,
 )
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 def load_state(core: Core) -> None:

@@ -6,7 +6,6 @@ the node halts (`fsm_faults`).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -29,6 +28,7 @@ from raft.errors import (
     SnapshotError,
 )
 from raft.interfaces import FSM, BatchingFSM, ConfigurationStore, FSMSnapshot, SnapshotStore
+from raft.logs import get_logger
 from raft.metrics import Metrics, count, measure
 from raft.runtime import THREADS, Runtime
 from raft.types import (
@@ -42,7 +42,7 @@ from raft.types import (
     SnapshotMeta,
 )
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

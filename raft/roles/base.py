@@ -208,13 +208,13 @@ class Role:
         The follower does, as after a write that failed. Without another voter the node halts.
         """
         core, error = self.core, message.error
-        core.log.error("log is damaged error=%s", error)
         if error.index <= core.raft_log.boundary().index:
             core.damage.drop_covered(error.index)
         elif not core.membership.latest.has_other_voter(core.local_id):
             raise RaftInternalError(f"{error}, and no other voter has it: restore a backup")
         else:
             core.fault = error
+        core.log.error("log is damaged error=%s", error)
 
     def on_reload(self, message: ConfigReloaded) -> None:
         """Timeouts were changed: wait by the new ones, from now on."""

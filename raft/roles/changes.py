@@ -144,12 +144,6 @@ class Changes:
         except RaftError as error:
             message.fail(error)
             return False
-        core.log.info(
-            "updating configuration command=%s server=%s servers=%s",
-            message.kind.value,
-            message.server_id,
-            configuration,
-        )
         data = encode_configuration(configuration)
         # In force as soon as it is appended (§4.1), so the disk may not report the entry earlier:
         # it commits by the majority it makes itself, not by the one before.
@@ -160,6 +154,12 @@ class Changes:
         self._peers.follow(configuration)
         for server_id in [i for i in self._catching_up if configuration.server(i) is None]:
             self._give_up(server_id, "was removed meanwhile")
+        core.log.info(
+            "updating configuration command=%s server=%s servers=%s",
+            message.kind.value,
+            message.server_id,
+            configuration,
+        )
         return True
 
     # ---- catching up ----

@@ -48,8 +48,9 @@ class FullDisk:
         if now < self._may_hand_over_at or is_alone or is_busy:
             return
         self._may_hand_over_at = self._later()
-        core.log.warning("own disk is full, handing leadership over")
         try:
             self._transfers.begin(TransferLeadership("", "", Future()))
         except LeadershipTransferError as error:
-            core.log.warning("cannot hand over error=%s", error)
+            core.log.warning("own disk is full, and nobody can lead instead error=%s", error)
+        else:
+            core.log.warning("own disk is full, handing leadership over")

@@ -261,10 +261,10 @@ class Leader(Role):
     def _leave_cluster(self) -> None:
         """Our own vote is gone, and that is committed."""
         core = self.core
-        core.log.info("removed ourself, giving up leadership")
         if core.config.shutdown_on_remove:
             core.request_shutdown()
         self._step_down()
+        core.log.info("removed ourself, gave up leadership")
 
     # ---- membership, transfer, user restore ----
 
@@ -336,15 +336,15 @@ class Leader(Role):
         if now < self.lease.look_at:
             return
         if stalled := self.lease.look(now):
-            self.report_stall(stalled)
             self.reads.start_over()
+            self.report_stall(stalled)
 
     def on_newer_term(self, message: NewerTermSeen) -> None:
         """Somebody lives in a newer term: lead no longer (§5.1)."""
         if message.term == self.term:
-            self.core.log.info("peer has newer term, stepping down newer=%d", message.seen)
             self.core.inbox.post(message)  # the follower takes it over, once all is cleaned up
             self._step_down()
+            self.core.log.info("peer has newer term, stepped down newer=%d", message.seen)
 
     def on_deadline(self) -> None:
         """Check lease and disk, and the deadlines of waiting changes."""
@@ -356,8 +356,8 @@ class Leader(Role):
         self.full_disk.look(now, is_busy=self._refusal() is not None)
         if not self.core.disk.is_fit():
             # Departure 8; also when what overran, or failed in the background, has ended.
-            self.core.log.error("own disk is not fit, stepping down")
             self._step_down(StorageFailedError("the leader's disk has failed or stalled"))
+            self.core.log.error("own disk is not fit, stepped down")
         elif self.lease.is_over(now):
             self._check_lease()
         self._rearm()
@@ -372,9 +372,9 @@ class Leader(Role):
         if in_contact:
             self.lease.renew(now, again)
         else:
-            core.log.warning("failed to contact quorum of nodes, stepping down")
-            count(core.metrics, "raft.transition.leader_lease_timeout")
             self._step_down()
+            core.log.warning("failed to contact quorum of nodes, stepped down")
+            count(core.metrics, "raft.transition.leader_lease_timeout")
 
     def _rearm(self) -> None:
         """Wake up for the lease, or earlier for what runs out of time."""
@@ -400,8 +400,8 @@ class Leader(Role):
 
     def on_fsm_poisoned(self, message: FSMPoisoned) -> None:
         """Lead no longer: this node can answer nobody."""
-        super().on_fsm_poisoned(message)
         self._step_down()
+        super().on_fsm_poisoned(message)
 
 
 def _deposes(core: Core, term: int, rpc: RPC) -> bool:

@@ -31,8 +31,8 @@ class Peers:
             if replicator is None:
                 self._start(server)
             elif replicator.status().server.address != server.address:
-                self._core.log.info("updating peer address peer=%s", server.id)
                 replicator.move(server)
+                self._core.log.info("updating peer address peer=%s", server.id)
         for server_id in [peer for peer in self._replicators if peer not in wanted]:
             self._dismiss(self._replicators.pop(server_id))
         if self._core.metrics is not None:
@@ -43,21 +43,21 @@ class Peers:
         try:
             replicator.start()
         except NoThreadError as error:
-            self._core.log.warning("cannot replicate yet peer=%s error=%s", server.id, error)
             self._lacks_threads = True
             replicator.stop()  # one of its threads may run
+            self._core.log.warning("cannot replicate yet peer=%s error=%s", server.id, error)
             return
-        self._core.log.info("added peer, starting replication peer=%s", server.id)
         self._replicators[server.id] = replicator
         self._core.emit(PeerObservation(removed=False, peer=server))
+        self._core.log.info("added peer, starting replication peer=%s", server.id)
 
     def _dismiss(self, replicator: PeerReplicator) -> None:
         server = replicator.status().server
-        self._core.log.info("removed peer, stopping replication peer=%s", server.id)
         seconds = self._core.config.heartbeat_timeout * _FAREWELL_TIMEOUTS
         replicator.finish(self._core.raft_log.last_index(), seconds)
         self._departing.append(replicator)
         self._core.emit(PeerObservation(removed=True, peer=server))
+        self._core.log.info("removed peer, stopping replication peer=%s", server.id)
 
     def try_again(self) -> None:
         """Start what could not be started before."""

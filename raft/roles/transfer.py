@@ -108,11 +108,11 @@ class Transfers:
         target = choose_target(
             message, core.membership.latest, core.local_id, self._peers.next_indexes()
         )
-        core.log.info("starting leadership transfer target=%s", target.id)
         last_index = core.raft_log.last_index()
         self._current = _Transfer(message, target, last_index, self._in_time())
         self._commitment.watch(target.id, last_index)
         self._peers.kick()
+        core.log.info("starting leadership transfer target=%s", target.id)
 
     def _in_time(self) -> float:
         return self._core.runtime.monotonic() + self._core.config.election_timeout
@@ -168,9 +168,9 @@ class Transfers:
 
     def _fail(self, reason: str) -> None:
         current, self._current = self._current, None
-        self._core.log.warning("leadership transfer failed reason=%s", reason)
         if current is not None:
             current.message.fail(LeadershipTransferError(reason))
+        self._core.log.warning("leadership transfer failed reason=%s", reason)
 
     def leave(self, loss: RaftError) -> None:
         """Answer the caller: this node leads no longer, by the transfer or by a `loss` of its own.

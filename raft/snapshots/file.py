@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import logging
 import os
 import re
 import shutil
@@ -22,6 +21,7 @@ from typing import BinaryIO
 
 from raft.errors import SnapshotCorruptError, SnapshotError, SnapshotVersionError
 from raft.interfaces import SnapshotSink
+from raft.logs import get_logger
 from raft.messages import SnapshotReader
 from raft.runtime import THREADS, Runtime
 from raft.snapshots.crc64 import crc64
@@ -33,7 +33,7 @@ from raft.snapshots.metadata import (
 )
 from raft.types import SNAPSHOT_VERSION, Configuration, EntryID, SnapshotMeta
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 _META, _STATE, _UNFINISHED = "meta.json", "state.bin", ".tmp"
 _PROBE = "permTest"

@@ -7,7 +7,6 @@ different clusters do not talk at all.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from raft.errors import (
@@ -18,12 +17,13 @@ from raft.errors import (
     UnsupportedProtocolError,
     WrongServerError,
 )
+from raft.logs import get_logger
 from raft.messages import RPC, AppendEntriesRequest
 from raft.metrics import Metrics
 from raft.runtime import Queue, QueueFull, Runtime
 from raft.types import ServerAddress, ServerID
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 CONSUMER_QUEUE_SIZE = 16
 """Requests that wait in a consumer queue before the sender has to, as in the original."""

@@ -6,7 +6,6 @@ Here is the outbound side and the contract's public face; `server.py` is the inb
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from raft.codec import decode_message
@@ -19,6 +18,7 @@ from raft.errors import (
     TransportShutdownError,
 )
 from raft.interfaces import ServerAddressProvider, WithAddressCheck
+from raft.logs import get_logger
 from raft.messages import (
     RPC,
     InstallSnapshotRequest,
@@ -39,7 +39,7 @@ from raft.transport.snapshot_stream import send_snapshot
 from raft.transport.stream import StreamLayer
 from raft.types import ServerAddress, ServerID, check_type
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 DEFAULT_TIMEOUT = 10.0  # seconds, as the original's examples
 DEFAULT_MAX_POOL = 3  # a caller each for entries, heartbeats and elections

@@ -21,6 +21,7 @@ from raft.errors import (
     RaftError,
     RPCTimeoutError,
 )
+from raft.logs import get_logger
 from raft.messages import RPC, RPC_TYPES, InstallSnapshotRequest, Request, Response
 from raft.metrics import Laps, rpc_labels
 from raft.runtime import Deadline, Runtime, Task, ThreadGroup, backoff
@@ -29,7 +30,7 @@ from raft.transport.delivery import Delivery, Identity, check_cluster, check_pro
 from raft.transport.snapshot_stream import WORKING_INTERVAL, SnapshotStream
 from raft.transport.stream import Stream, StreamLayer
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _ACCEPT_SLICE = 1.0  # seconds; closing the layer ends a wait sooner where the system lets it
 _ACCEPT_PAUSE = 0.005  # seconds after the first failure to accept, doubling up to

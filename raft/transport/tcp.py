@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-import logging
 import os
 import socket
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Any
 
 from raft.errors import InvalidConfigError, PeerUnreachableError, TransportError
 from raft.interfaces import ServerAddressProvider
+from raft.logs import get_logger
 from raft.runtime import THREADS, Deadline, Runtime
 from raft.transport.network import (
     DEFAULT_HANDSHAKE_TIMEOUT,
@@ -23,7 +23,7 @@ from raft.transport.network import (
 from raft.transport.stream import SocketStream
 from raft.types import ServerAddress
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _BACKLOG = 128  # connections that wait to be accepted
 _KEEPALIVE = 15  # seconds of silence before probing, and between probes

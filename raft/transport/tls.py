@@ -12,7 +12,6 @@ threads at once, is held by a lock for no longer than it takes to code what is a
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import socket
@@ -29,6 +28,7 @@ from raft.errors import (
     RPCTimeoutError,
 )
 from raft.interfaces import ServerAddressProvider
+from raft.logs import get_logger
 from raft.runtime import THREADS, Deadline, Runtime
 from raft.transport.network import (
     DEFAULT_HANDSHAKE_TIMEOUT,
@@ -41,7 +41,7 @@ from raft.transport.stream import SocketStream
 from raft.transport.tcp import TCPStreamLayer
 from raft.types import ServerAddress, ServerID
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _URI_PREFIX = "raft:server:"
 _RECEIVED = 32 * 1024  # bytes taken off the socket at a time: two records of TLS

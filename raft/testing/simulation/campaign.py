@@ -21,6 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import zip_longest
 from typing import NamedTuple
 
+from raft.logs import write_directly
 from raft.testing.simulation.runtime import SimulationError
 from raft.testing.simulation.scenario import SECONDS, Result, run_seed
 
@@ -101,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
 def _log_to_stdout(is_verbose: bool) -> None:
     level = logging.DEBUG if is_verbose else logging.CRITICAL + 1
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout)
+    write_directly()  # in the order of events, and all of them
 
 
 def _outcomes(runs: Sequence[Run], jobs: int) -> Iterator[Outcome]:
