@@ -85,6 +85,9 @@ HOMES = {
     "msgpack": "raft/transport/hashicorp.py",
     "prometheus_client": "raft/prometheus.py",
     "greenlet": "raft/testing/*",
+    # Records leave by `raft.logs`; the others need its types and levels.
+    "logging": "raft/logs.py raft/config.py raft/node.py raft/engine/core.py"
+    " raft/engine/assembly.py raft/transport/server.py raft/testing/*",
     "concurrent": f"raft/futures.py {ABOVE}",
     **dict.fromkeys(("socket", "ssl"), f"raft/transport/* {PROGRAMS}"),
     **dict.fromkeys(

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from raft.engine.fsm_faults import shown
 from raft.engine.inbox import Apply
 from raft.engine.state_machine import Raised
+from raft.logs import get_logger
 from raft.observer import FailedCommandObservation, ObservationData
 from raft.runtime import Runtime, Throttle
 from raft.types import Log
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 _PERIOD = 10.0  # seconds between two log records about failing commands
 
