@@ -7,7 +7,6 @@ tried, before anything is recorded of it: should that fail the FSM goes back to 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,10 +15,11 @@ from raft.engine.raft_log import RaftLog
 from raft.engine.state_machine import StateMachine
 from raft.errors import RestoreFailedError
 from raft.interfaces import SnapshotStore
+from raft.logs import get_logger
 from raft.runtime import Condition, Runtime, backoff
 from raft.types import EntryID, SnapshotMeta
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 _RETRY_BASE = 0.1  # seconds before a failed restore is tried again, doubling
 _RETRY_CAP = 30.0
