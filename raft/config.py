@@ -78,7 +78,8 @@ class Config:
     max_pending_bytes: int = 64 * MIB
     """Bytes of commands not answered yet, above which `apply` waits."""
     max_inflight_appends: int = 2
-    """AppendEntries on the way to one peer; a deep window costs latency."""
+    """AppendEntries on the way to one peer. Over a long way a deeper window is faster: it should
+    hold the commands of one round trip (docs/transports.md)."""
     recent_log_bytes: int = 16 * MIB
     """Newest entries kept in memory for sending and applying, in bytes."""
     disk_stall_timeout: float = 10.0

@@ -432,6 +432,20 @@ class WithMetrics(Protocol):
 
 
 @runtime_checkable
+class WithQueueBound(Protocol):
+    """A transport that sends large messages no faster than a link takes them (beyond the original).
+
+    Heartbeats go the same way and would stand behind them.
+    """
+
+    def bound_queues(self, seconds: float) -> None:
+        """Let no more stand in a link's queue than it carries in so many seconds.
+
+        Called before the first call.
+        """
+
+
+@runtime_checkable
 class WithPeers(Protocol):
     """A transport whose connections are made by hand, for tests."""
 

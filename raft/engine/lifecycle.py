@@ -9,7 +9,7 @@ from raft.engine.gauges import Gauges
 from raft.engine.inbox import ByteBudget
 from raft.engine.snapshotter import Snapshotter
 from raft.futures import Future, FutureHost
-from raft.interfaces import WithClose, WithDelivery, WithMetrics
+from raft.interfaces import WithClose, WithDelivery, WithMetrics, WithQueueBound
 from raft.logs import flush, get_logger
 from raft.metrics import thread_saturation
 from raft.observer import Events
@@ -21,6 +21,7 @@ _log = get_logger(__name__)
 _PUMP_PERIOD = 0.1  # seconds between looks at the stop flag while pumping a consumer queue
 _LOG_GRACE = 0.5  # seconds for the last records to be written
 _GRACE = 1.0  # seconds for threads whose work was taken from them to notice it
+_QUEUES_IN_LEASE = 4  # a heartbeat behind entries waits for a fraction of the lease
 
 
 class Lifecycle:
@@ -74,6 +75,8 @@ class Lifecycle:
 
     def _start_threads(self, run_main: Callable[[], None]) -> None:
         core = self._core
+        if isinstance(core.transport, WithQueueBound):
+            core.transport.bound_queues(core.config.leader_lease_timeout / _QUEUES_IN_LEASE)
         self._event_threads.spawn("events", self._run_events)
         core.threads.spawn("disk", core.disk.run)
         core.threads.spawn("fsm", lambda: core.fsm.run(thread_saturation(core.metrics, "fsm")))

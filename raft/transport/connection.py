@@ -24,6 +24,7 @@ from raft.errors import (
     PeerUnreachableError,
     ProtocolError,
     RaftError,
+    RPCTimeoutError,
     TransportError,
     UnsupportedProtocolError,
 )
@@ -38,6 +39,7 @@ from raft.transport.delivery import (
     error_kind,
     remote_error,
 )
+from raft.transport.pacing import UNPACED, Pace
 from raft.transport.stream import Stream
 from raft.types import ServerID
 
@@ -62,6 +64,7 @@ _BUFFER_KEPT = (
     2 * 1024 * 1024
 )  # bytes, for frames of max_append_bytes; a larger buffer is given back once it is empty
 _JOINED = 64 * 1024  # bytes; up to here copying is cheaper than a second system call
+_PART = 16 * 1024  # bytes of a frame that must come within one timeout
 _MAX_ERROR_TEXT = 2000  # characters
 
 
@@ -126,6 +129,8 @@ class Connection:
         self.said_cluster_id: str | None = None
         self.peer = Greeting(0, 0, None, "", "")
         self.proven: frozenset[ServerID] | None = None  # ids of who dialed, if it proved any
+        self.round_trip = 0.0  # seconds, of the greetings; of the side that dialed
+        self.pace: Pace | None = None  # of large frames that are sent, where they have any
         self._runtime = runtime
         self._buffer = bytearray(_BUFFER)
         self._start = 0  # invariant: 0 <= _start <= _end <= len(_buffer);
@@ -152,8 +157,10 @@ class Connection:
             proven = self.stream.secure(timeout)
             if wanted:  # before a stranger is told anything
                 check_proof(proven, wanted, self.stream.peer)
+            began = self._runtime.monotonic()
             self.stream.send(mine.encode(), deadline.remaining())
             self.peer = self._receive_greeting(deadline)
+            self.round_trip = self._runtime.monotonic() - began
         except ConnectionLostError as exc:
             raise PeerUnreachableError(
                 f"{self.stream.peer} closed the connection during the handshake: it speaks another"
@@ -224,29 +231,42 @@ class Connection:
         self.send(ERROR_FRAME, dumps([error_kind(error), text]), timeout)
 
     def send(self, code: int, payload: bytes, timeout: float | None) -> None:
-        """Send one frame; `timeout` bounds it as a whole."""
+        """Send one frame; `timeout` bounds each time without progress, not the whole."""
         if len(payload) > MAX_FRAME:
             raise TransportError(f"a message of {len(payload)} bytes is too large to send")
         head = _HEAD.pack(len(payload), code)
         head += _CRC.pack(zlib.crc32(payload, zlib.crc32(head)))
-        if len(payload) <= _JOINED:
-            self.stream.send(head + payload, timeout)
-        else:
-            self.stream.send(head, timeout)
-            self.stream.send(payload, timeout)
+        pieces = (head + payload,) if len(payload) <= _JOINED else (head, payload)
+        pace = self.pace
+        before = 0 if pace is None else pace.sent
+        try:
+            for piece in pieces:
+                if pace is not None and len(piece) > UNPACED:
+                    pace.send(piece, timeout)
+                else:
+                    self.stream.send(piece, timeout)
+                    if pace is not None:
+                        pace.note_sent(len(piece))
+        except RPCTimeoutError as exc:
+            arrived = max(0, self.acknowledged() - before)
+            raise self._stalled(exc, "sent", arrived, len(payload), timeout) from exc
+
+    def acknowledged(self) -> int:
+        """Return how many bytes of paced frames, and those between, have arrived; any thread."""
+        return 0 if self.pace is None else self.pace.acknowledged()
 
     def receive(self, timeout: float | None) -> tuple[int, bytes]:
         """Return the type and the payload of the next frame.
 
-        `timeout` bounds the whole frame. After `RPCTimeoutError` the call may be repeated and goes
-        on where it was; after any other error the connection is of no more use.
+        `timeout` bounds the frame, and of a large one each part of it. After `RPCTimeoutError` the
+        call may be repeated and goes on where it was; after any other error the connection is of no
+        more use.
         """
-        deadline = Deadline(self._runtime, timeout)
-        self._fill(_PREFIX, deadline)
+        self._fill(_PREFIX, Deadline(self._runtime, timeout))
         length, code = _HEAD.unpack_from(self._buffer, self._start)
         if length > MAX_FRAME:
             raise ProtocolError(f"{self.stream.peer} announced a frame of {length} bytes")
-        self._fill(_PREFIX + length, deadline)
+        self._fill_frame(_PREFIX + length, timeout)
         begin = self._start + _PREFIX
         with memoryview(self._buffer) as view:
             crc = zlib.crc32(view[self._start : self._start + _HEAD.size])
@@ -290,6 +310,26 @@ class Connection:
         while self._end - self._start < count:
             if self._receive_some(deadline.remaining()) == 0:
                 raise ConnectionLostError(f"{self.stream.peer} closed the connection")
+
+    def _fill_frame(self, size: int, timeout: float | None) -> None:
+        """Receive a whole frame; each part of it has the timeout to itself, so a trickle ends."""
+        try:
+            while (held := self._end - self._start) < size:
+                self._fill(min(size, held + _PART), Deadline(self._runtime, timeout))
+        except RPCTimeoutError as exc:
+            held = self._end - self._start
+            raise self._stalled(exc, "received", held, size, timeout) from exc
+
+    def _stalled(
+        self, error: RPCTimeoutError, what: str, count: int, size: int, timeout: float | None
+    ) -> RPCTimeoutError:
+        """Return the error of a frame that is stuck, with what is known of it."""
+        if size <= _PART:
+            return error
+        return RPCTimeoutError(
+            f"{error}: {what} {count} of {size} bytes, then too little for {timeout:g} s (the"
+            " transport's `timeout`)"
+        )
 
     def _receive_some(self, timeout: float | None) -> int:
         if self._end == len(self._buffer):

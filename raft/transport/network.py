@@ -32,6 +32,7 @@ from raft.runtime import THREADS, ForkGuard, Queue, Runtime, after_fork_in_child
 from raft.transport.calls import Calls, R
 from raft.transport.connection import Connection
 from raft.transport.delivery import Delivery, Identity
+from raft.transport.pacing import QUEUE_SECONDS, Pace
 from raft.transport.pipeline import StreamPipeline
 from raft.transport.pool import ConnectionPool, Target
 from raft.transport.server import Server
@@ -54,8 +55,9 @@ class NetworkTransport(Calls):
 
     Until then connections wait to be accepted. Call `identify` first, so that no request is taken
     in for another server. `timeout`, in seconds, bounds each step of a call: dialing, sending,
-    waiting for the answer. An address provider's word wins over the address given in a call. The
-    layer is the transport's from now on: it is closed with it, or when an argument is refused.
+    waiting for the answer; of what is large, each time without progress. An address provider's word
+    wins over the address given in a call. The layer is the transport's from now on: it is closed
+    with it, or when an argument is refused.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class NetworkTransport(Calls):
             handshake_timeout=handshake_timeout,
             max_inbound=max_inbound,
         )
+        self._queue_seconds = QUEUE_SECONDS
         self._closed = False
         after_fork_in_child(self._abandon)
 
@@ -118,6 +121,11 @@ class NetworkTransport(Calls):
         """Emit how long requests from others take here, step by step."""
         self._guard.check()
         self._delivery.metrics = metrics
+
+    def bound_queues(self, seconds: float) -> None:
+        """Let no more stand in the queue of a slow link than it carries in so many seconds."""
+        self._guard.check()
+        self._queue_seconds = seconds
 
     def set_heartbeat_handler(self, handler: Callable[[RPC], None] | None) -> None:
         """Have heartbeats given to `handler` on their connection's thread."""
@@ -257,6 +265,9 @@ class NetworkTransport(Calls):
             connection = Connection(self._layer.dial(address, timeout), self._runtime)
             try:
                 connection.greet(self._identity, server_id, timeout)
+                connection.pace = Pace(
+                    connection.stream, self._runtime, connection.round_trip, self._queue_seconds
+                )
             except BaseException:
                 connection.close()
                 raise

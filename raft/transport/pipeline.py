@@ -61,13 +61,14 @@ class StreamPipeline:
     def receive(self, timeout: float | None = None) -> AppendEntriesResponse:
         """Return the oldest answer not yet received; one that is an error is raised.
 
-        Waits for a request to be sent, too. `RPCTimeoutError` and `RemoteError` leave the pipeline
+        Waits for a request to be sent, too; `timeout` begins anew as long as bytes of what was
+        sent arrive at the peer. `RPCTimeoutError` and `RemoteError` leave the pipeline
         as it was; whatever else is raised has ended it.
         """
         self._check_process()
         timeout = self._timeout if timeout is None else timeout
         try:
-            return self._receive(timeout)
+            return self._receive_in_time(timeout)
         except ConnectionLostError as exc:
             raise self._failed(exc) from exc
         except (RPCTimeoutError, RemoteError):
@@ -76,11 +77,27 @@ class StreamPipeline:
             self._connection.close()
             raise
 
+    def acknowledged(self) -> int:
+        """Return how many bytes have arrived at the peer's system so far; any thread."""
+        try:
+            return self._connection.acknowledged()
+        except ConnectionLostError:
+            return 0
+
     def close(self) -> None:
         """Close the connection; answers not yet received are dropped."""
         self._check_process()
         self._closed = True
         self._connection.close()
+
+    def _receive_in_time(self, timeout: float) -> AppendEntriesResponse:
+        while True:
+            arrived = self.acknowledged()
+            try:
+                return self._receive(timeout)
+            except RPCTimeoutError:
+                if self.acknowledged() <= arrived:
+                    raise
 
     def _receive(self, timeout: float) -> AppendEntriesResponse:
         try:

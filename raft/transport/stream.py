@@ -8,10 +8,13 @@ written by another, and closing it wakes both.
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 import select
 import socket
+import sys
+import termios
 from collections.abc import Callable
 from typing import Protocol
 
@@ -38,7 +41,19 @@ class Stream(Protocol):
         """
 
     def send(self, data: bytes | memoryview, timeout: float | None) -> None:
-        """Send all of it, or raise `ConnectionLostError` or `RPCTimeoutError`."""
+        """Send all of it, or raise `ConnectionLostError` or `RPCTimeoutError`.
+
+        `timeout` bounds each time without any progress, not the whole.
+        """
+
+    def unacknowledged(self) -> int:
+        """Return how many bytes have left, and are not known to have arrived; 0 if nobody can tell.
+
+        Costs one system call.
+        """
+
+    def wait_for_hang_up(self, timeout: float) -> bool:
+        """Wait until the peer is known to be gone; return whether it is."""
 
     def receive_into(self, buffer: memoryview, timeout: float | None) -> int:
         """Receive at least one byte and return how many; 0 when the peer has ended its side."""
@@ -117,7 +132,7 @@ class SocketStream:
         try:
             sent = self._try_send(data)
             if sent < len(data):
-                self._send_rest(memoryview(data)[sent:], Deadline(self._runtime, timeout))
+                self._send_rest(memoryview(data)[sent:], timeout)
         except RPCTimeoutError:
             raise  # is an OSError, too
         except OSError as exc:
@@ -156,9 +171,24 @@ class SocketStream:
     def is_hung_up(self) -> bool:
         """Tell whether the peer is known to be gone; see `Stream`."""
         try:
-            return self._poll_once(getattr(select, "POLLRDHUP", 0), 0) & _HUNG_UP != 0
+            return self.wait_for_hang_up(0)
         except ConnectionLostError:
             return True
+
+    def wait_for_hang_up(self, timeout: float) -> bool:
+        """Wait until the peer is known to be gone; see `Stream`."""
+        return self._poll_once(getattr(select, "POLLRDHUP", 0), timeout) & _HUNG_UP != 0
+
+    def unacknowledged(self) -> int:
+        """Return how many bytes are not known to have arrived; see `Stream`."""
+        self._enter()
+        try:
+            answer = fcntl.ioctl(self.sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
+            return int.from_bytes(answer, sys.byteorder)
+        except OSError:
+            return 0  # this system does not tell
+        finally:
+            self._leave()
 
     def end_sending(self) -> None:
         """Let the peer see the end of what was sent; see `Stream`."""
@@ -207,9 +237,9 @@ class SocketStream:
 
     # ---- waiting ----
 
-    def _send_rest(self, rest: memoryview, deadline: Deadline) -> None:
+    def _send_rest(self, rest: memoryview, timeout: float | None) -> None:
         while rest:
-            self._wait(select.POLLOUT, deadline)
+            self._wait(select.POLLOUT, Deadline(self._runtime, timeout))
             rest = rest[self._try_send(rest) :]
 
     def _wait(self, events: int, deadline: Deadline) -> None:

@@ -319,7 +319,8 @@ class TCPTransport(NetworkTransport):
     Args:
         bind: `host:port` to listen on; port 0 takes a free one, see `local_addr()`.
         advertise: `host:port` that others dial, when it is not the one bound.
-        timeout: seconds for each step of a call: dialing, sending, the answer.
+        timeout: seconds for each step of a call: dialing, sending, the answer; of what is large,
+            each time without progress.
         max_pool: idle connections kept for each server.
         server_address_provider: finds servers whose addresses move.
         max_inbound: connections served at a time; for one more an idle one gives way.

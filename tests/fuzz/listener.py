@@ -107,6 +107,12 @@ class ByteStream:
     def is_hung_up(self) -> bool:
         return not self._data
 
+    def wait_for_hang_up(self, timeout: float) -> bool:
+        return self.is_hung_up()
+
+    def unacknowledged(self) -> int:
+        return 0
+
     def end_sending(self) -> None:
         pass
 

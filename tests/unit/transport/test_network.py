@@ -25,7 +25,7 @@ from raft.errors import (
     UnsupportedProtocolError,
     WrongServerError,
 )
-from raft.interfaces import WithClose, WithDelivery, WithIdentity, WithPreVote
+from raft.interfaces import WithClose, WithDelivery, WithIdentity, WithPreVote, WithQueueBound
 from raft.messages import InstallSnapshotRequest, InstallSnapshotResponse, RPCHeader
 from raft.runtime import ThreadRuntime
 from raft.testing.cluster import wait_for
@@ -91,7 +91,7 @@ def complaints(caplog):
 
 
 def test_it_offers_the_optional_contracts(pair):
-    for contract in (WithClose, WithDelivery, WithIdentity, WithPreVote):
+    for contract in (WithClose, WithDelivery, WithIdentity, WithPreVote, WithQueueBound):
         assert isinstance(pair[0], contract)
 
 
