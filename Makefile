@@ -19,7 +19,7 @@ KEEP ?=
 IMAGES ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test coverage simulate bugs mutants torture fuzz stalls races crash-images lint format demo bench bench-stores clean
+.PHONY: help venv test coverage simulate bugs mutants torture fuzz stalls races wan crash-images lint format demo bench bench-stores clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ stalls: $(VENV)/.installed-dev  ## stand interpreters still for MINUTES: no elec
 
 races: $(VENV)/.installed-dev  ## COUNT times starts, transfers and shutdowns against every call
 	$(RUN) -m tests.traps.races --count $(COUNT) $(ARGS)
+
+wan: $(VENV)/.installed-dev  ## slow and long networks, made up on this machine (needs root)
+	timeout 3600 $(RUN) -m tests.wan.run $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## check format, lint and types
 	$(RUN) -m ruff format --check .
