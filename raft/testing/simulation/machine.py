@@ -6,6 +6,7 @@ commands depends on it. Each restore has a mark of its own, kept in the state an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +21,8 @@ NO_MARK = b""
 """The mark of a state that no user has restored."""
 
 _READ_BYTES = 4096
-_REFUSED = b"7"  # how commands end that the state machine answers with an exception
+# The scenario's commands that the state machine answers with an exception: one in ten.
+_REFUSED = re.compile(rb"[cd]\d+-\d*7")
 
 
 class CommandRefusedError(Exception):
@@ -73,7 +75,7 @@ class MarkedFSM(RecordingFSM):
         if log.index <= self.last_index():
             self._on_disorder(f"applied {log.index} after {self.last_index()}")
         count = super().apply(log)
-        if log.data.endswith(_REFUSED):
+        if _REFUSED.fullmatch(log.data):
             raise CommandRefusedError(f"command {log.data!r} is the {count}th")
         return count
 

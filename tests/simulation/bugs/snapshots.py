@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.patching import Change
 from tests.simulation.bugs.model import Bug, bug
 
+FSM_RESTORES = "raft/engine/fsm_restores.py"
 FSM_RUNNER = "raft/engine/fsm_runner.py"
 INSTALL = "raft/engine/install_snapshot.py"
 LEASE = "raft/roles/lease.py"
@@ -63,9 +64,25 @@ BUGS = (
     bug(
         "half restored state machine goes on",
         "rqlite #2759, hashicorp/raft: a failed restore is only logged (H23)",
-        FSM_RUNNER,
-        "            self._restore_failed(meta, error)\n            return\n",
+        FSM_RESTORES,
+        "            self._failed(meta, error)\n"
+        "            self._tell_refused(error)\n"
+        "            raise\n",
         "            self._machine.move_to(meta)\n",
+    ),
+    bug(
+        "backup is not tried first",
+        "a snapshot that no state machine can read takes the place of the log (departure 19)",
+        USER_RESTORE,
+        "        core.fsm.restores.try_out(current.trial)\n",
+        "        core.inbox.post(RestoreTried(self._term, current, None))\n",
+    ),
+    bug(
+        "refused backup stays on the disk",
+        "a restart starts from what its caller was told to have no effect (departure 19)",
+        USER_RESTORE,
+        "            error = self._take_back(restore.meta, error)\n",
+        "            pass\n",
     ),
     bug(
         "restart forgets the members in the log",
