@@ -75,16 +75,27 @@ class Heartbeats:
         self._changed = links.runtime.condition()  # guards all below
         self._server = server
         self._wanted = False
+        self._is_back = False
         self._counts = True
         self.last_contact = links.runtime.monotonic()
         # The beat thread's own, without the lock.
         self._failures = 0
+        self._failed_at = 0.0
         self._confirmed = 0
 
     def beat_now(self) -> None:
         """Ask for a round that begins after this call; any thread."""
         with self._changed:
             self._wanted = True
+            self._changed.notify()
+
+    def end_backoff(self) -> None:
+        """Try again now if heartbeats fail: the peer has answered something else; any thread.
+
+        What is sent to it next may be much, and a heartbeat's new connection would be made behind.
+        """
+        with self._changed:
+            self._is_back = True
             self._changed.notify()
 
     def wake(self) -> None:
@@ -148,21 +159,24 @@ class Heartbeats:
         deadline = Deadline(self._links.runtime, delay)
         with self._changed:
             while not self._stopped.is_set() and not deadline.is_over():
-                if self._wanted and not self._failures:
+                if self._is_back if self._failures else self._wanted:
                     break
                 self._changed.wait(deadline.remaining())
-            self._wanted = False
+            self._wanted = self._is_back = False
             return not self._stopped.is_set()
 
     def _failed(self, error: BaseException) -> None:
         self._failures += 1
+        self._failed_at = self._links.runtime.monotonic()
         if self._failures == 1 and not self._stopped.is_set():
             _log.warning("heartbeat failed peer=%s error=%s", self._server.id, error)
         self._links.emit(FailedHeartbeatObservation(self._server.id, self.last_contact))
 
     def _answered(self) -> None:
+        was_heard = self.last_contact > self._failed_at  # entries were answered: they go on
         self.touch()
         if self._failures:
             self._failures = 0
-            self._on_resumed()
+            if not was_heard:
+                self._on_resumed()
             self._links.emit(ResumedHeartbeatObservation(self._server.id))

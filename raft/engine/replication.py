@@ -230,6 +230,7 @@ class PeerReplicator:
             self._back_step = 1
             self._told_commit = request.leader_commit
         self._matched(request.prev_log_index)
+        self.heart.end_backoff()
         self._enter_pipeline(server)
 
     def _back_up(self, answer: AppendEntriesResponse) -> None:

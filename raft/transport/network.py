@@ -21,6 +21,7 @@ from raft.interfaces import ServerAddressProvider, WithAddressCheck
 from raft.logs import get_logger
 from raft.messages import (
     RPC,
+    AppendEntriesRequest,
     InstallSnapshotRequest,
     InstallSnapshotResponse,
     Request,
@@ -84,6 +85,8 @@ class NetworkTransport(Calls):
         self._identity = Identity()
         self._delivery = Delivery(runtime)
         self._pool = ConnectionPool(max_pool, runtime)
+        # One that entries never take: a new one would have to be made behind them.
+        self._hearts = ConnectionPool(min(1, max_pool), runtime)
         self._server = Server(
             layer,
             self._delivery,
@@ -190,6 +193,7 @@ class NetworkTransport(Calls):
         """
         self._guard.check()
         self._pool.clear()
+        self._hearts.clear()
         self._server.retire_all()
 
     def close(self) -> None:
@@ -197,6 +201,7 @@ class NetworkTransport(Calls):
         self._guard.check()
         self._closed = True
         self._pool.close()
+        self._hearts.close()
         self._server.close(_CLOSE_LIMIT)
 
     def _abandon(self) -> None:
@@ -215,18 +220,21 @@ class NetworkTransport(Calls):
         self._guard.check()
         timeout = self._timeout if timeout is None else timeout
         target = self._target(server_id, address)
-        generation = self._pool.generation
-        connection = self._pool.take(target, self._identity.cluster_id())
+        is_heartbeat = isinstance(request, AppendEntriesRequest) and request.is_heartbeat()
+        pool = self._hearts if is_heartbeat else self._pool
+        place = pool, pool.generation
+        cluster_id = self._identity.cluster_id()
+        connection = pool.take(target, cluster_id) or self._pool.take(target, cluster_id)
         if connection is not None:
             try:
-                return self._exchange(target, connection, generation, request, kind, timeout)
+                return self._exchange(target, connection, place, request, kind, timeout)
             except ConnectionLostError:
                 # The peer restarted while the connection was idle, in a way that did not show
                 # until now. All RPCs of Raft may come twice, so a fresh connection is tried.
                 pass
         connection = self._dial(target, timeout)
         try:
-            return self._exchange(target, connection, generation, request, kind, timeout)
+            return self._exchange(target, connection, place, request, kind, timeout)
         except ConnectionLostError as exc:
             raise self._explain(exc) from exc
 
@@ -234,7 +242,7 @@ class NetworkTransport(Calls):
         self,
         target: Target,
         connection: Connection,
-        generation: int,
+        place: tuple[ConnectionPool, int],
         request: Request,
         kind: type[R],
         timeout: float,
@@ -251,7 +259,8 @@ class NetworkTransport(Calls):
             raise
         finally:
             if fit:
-                self._pool.give_back(target, connection, generation)
+                pool, generation = place
+                pool.give_back(target, connection, generation)
             else:
                 connection.close()
         return response
@@ -261,6 +270,7 @@ class NetworkTransport(Calls):
         if self._closed:
             raise TransportShutdownError("transport is closed")
         self._pool.sweep()
+        self._hearts.sweep()
         try:
             connection = Connection(self._layer.dial(address, timeout), self._runtime)
             try:

@@ -219,6 +219,32 @@ def test_the_first_answer_after_failures_is_told_to_the_replicator(bench):
     ]
 
 
+def test_a_peer_whose_entries_were_answered_meanwhile_does_not_start_over(bench):
+    """What is on its way would be sent again, over a link that is perhaps slow."""
+    bench.next_beat()
+    bench.fail()
+    bench.runtime.advance(0.001)
+    bench.heart.touch()
+
+    bench.next_beat()
+    bench.answer()
+
+    assert bench.resumed == []
+    assert isinstance(bench.observed[-1], ResumedHeartbeatObservation)
+
+
+def test_a_peer_that_answered_something_else_is_beaten_at_once(bench):
+    for _ in range(8):
+        bench.next_beat()
+        bench.fail()
+    assert bench.transport.open_calls() == []
+
+    bench.heart.end_backoff()
+    bench.runtime.run()
+
+    assert bench.beat
+
+
 def test_a_request_for_a_round_does_not_hurry_a_peer_that_fails(bench):
     for _ in range(8):
         bench.next_beat()

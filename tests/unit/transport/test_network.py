@@ -122,6 +122,24 @@ def idle_count(a, b):
     return a._pool.idle_count(("b", b.local_addr()))
 
 
+def test_entries_do_not_take_the_connection_of_heartbeats(make, monkeypatch):
+    """A new one would have to be made behind the entries, on a slow link."""
+    a, b = make("a"), make("b")
+    b.deliver_to(answer_with(RESPONSE))
+    b.set_heartbeat_handler(answer_with(RESPONSE))
+    dialed = []
+    dial = a._layer.dial
+    monkeypatch.setattr(a._layer, "dial", lambda *to: dialed.append(to) or dial(*to))
+    a.append_entries("b", b.local_addr(), HEARTBEAT)
+
+    a.append_entries("b", b.local_addr(), REQUEST)
+    pipeline = a.append_entries_pipeline("b", b.local_addr())
+    a.append_entries("b", b.local_addr(), HEARTBEAT)
+
+    assert len(dialed) == 2
+    pipeline.close()
+
+
 def test_as_many_connections_as_the_pool_holds_are_kept(make):
     """TRA-29."""
     a, b = make("a", max_pool=3), make("b")
