@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from raft.engine.core import Core
 from raft.engine.first_start import bootstrap_here
-from raft.engine.inbox import Bootstrap, ConfigReloaded, NewerTermSeen
+from raft.engine.inbox import Bootstrap, ConfigReloaded, Message, NewerTermSeen
 from raft.engine.install_snapshot import SnapshotReceiver
 from raft.engine.request_vote import may_campaign
 from raft.metrics import count
 from raft.roles.base import Role
-from raft.runtime import random_timeout, was_stalled
+from raft.runtime import backoff, random_timeout, was_stalled
 from raft.types import NO_INDEX, RaftState
+
+_FIRST_PROBE = 0.1  # seconds after the disk has failed, doubling up to
+_LONGEST_PROBE = 5.0
 
 
 class Follower(Role):
@@ -23,6 +26,9 @@ class Follower(Role):
         self.handlers[Bootstrap] = self.on_bootstrap
         self.handlers[NewerTermSeen] = self.on_newer_term
         self._excused: tuple[float | None, ...] = ()  # the contact before a stall that was excused
+        self._campaign_at = 0.0
+        self._probe_at: float | None = None  # while the disk is not fit
+        self._probes = 0  # in a row that did not make it fit
         self._warned = False  # one warning a stay that this node does not campaign, and why
 
     def enter(self) -> None:
@@ -32,17 +38,38 @@ class Follower(Role):
 
     def _arm(self, since: float) -> None:
         timeout = self.core.config.heartbeat_timeout
-        self.deadline = since + random_timeout(self.core.runtime, timeout)
+        self._campaign_at = since + random_timeout(self.core.runtime, timeout)
+        self._plan()
+
+    def _plan(self) -> None:
+        """Wait for what is due first. An unfit disk is probed soon, and later each time.
+
+        With or without a leader: until then this node can acknowledge nothing.
+        """
+        if self.core.fault is None and self.core.disk.is_fit():
+            self._probe_at, self._probes = None, 0
+        elif self._probe_at is None:
+            pause = backoff(_FIRST_PROBE, self._probes + 1, _LONGEST_PROBE)
+            self._probe_at = self.core.runtime.monotonic() + pause
+        self.deadline = min(self._campaign_at, self._probe_at or self._campaign_at)
+
+    def handle(self, message: Message) -> None:
+        """Answer as any role does; then see whether the disk has failed by that."""
+        super().handle(message)
+        self._plan()
 
     def on_deadline(self) -> None:
-        """Campaign if nothing was heard for long, and if this node may."""
+        """Probe a disk that is not fit; campaign if nothing was heard for long, and if we may."""
         core = self.core
         now = core.runtime.monotonic()
         late = now - (self.deadline or now)
-        if core.fault is not None or not core.disk.is_fit():
-            # With or without a leader: until then this node can acknowledge nothing.
+        if self._probe_at is not None and now >= self._probe_at:
+            self._probe_at, self._probes = None, self._probes + 1
             core.recover_disk()
             now = core.runtime.monotonic()
+        if now < self._campaign_at:
+            self._plan()
+            return
         contact = core.state.last_contact
         if contact is not None and now - contact < core.config.heartbeat_timeout:
             self._arm(contact)
@@ -83,7 +110,8 @@ class Follower(Role):
         """Count the new timeout from the last contact."""
         now = self.core.runtime.monotonic()
         self._arm(self.core.state.last_contact or now)
-        self.deadline = max(now, self.deadline or now)
+        self._campaign_at = max(now, self._campaign_at)
+        self._plan()
 
     def on_newer_term(self, message: NewerTermSeen) -> None:
         """Take over a term that an answer to us as the leader has shown (§5.1).

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 
 from raft.engine.inbox import ConfigReloaded, FSMPoisoned, NewerTermSeen, VoteReceived
@@ -320,6 +322,37 @@ def test_a_failed_disk_is_probed_with_a_leader_as_well():
     asked = node.ask(AppendEntriesRequest(header("n2"), 2, 1, 1, tuple(entries(2, terms=(2,))), 2))
 
     assert asked.response.success
+
+
+def test_a_disk_that_failed_once_is_probed_long_before_the_next_election():
+    """Long timeouts are for the way, and not for the disk."""
+    node = ScriptedNode(config={"heartbeat_timeout": 5.0, "election_timeout": 5.0})
+    node.start(Follower)
+    node.store.before_write = fail
+    request = AppendEntriesRequest(header("n2"), 2, 1, 1, tuple(entries(2, terms=(2,))), 2)
+    assert node.deliver(request).error is not None
+    node.store.before_write = lambda _: None
+
+    node.runtime.advance(0.15)
+
+    assert node.deliver(request).response.success
+
+
+def test_a_disk_that_goes_on_failing_is_probed_later_each_time():
+    node = ScriptedNode(config={"heartbeat_timeout": 60.0, "election_timeout": 60.0})
+    times = []
+
+    def fail_at(_):
+        times.append(node.runtime.now)
+        raise OSError("disk")
+
+    node.start(Follower)
+    node.store.before_write = fail_at
+    node.deliver(vote(2).rpc.command)
+    node.runtime.advance(20.0)
+
+    waits = [round(later - earlier, 2) for earlier, later in pairwise(times)]
+    assert waits == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
 
 
 def test_why_a_node_does_not_campaign_is_said_once(caplog):
