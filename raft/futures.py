@@ -9,21 +9,29 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from raft.errors import SnapshotError
+from raft.logs import get_logger
 from raft.messages import SnapshotReader
-from raft.runtime import Condition
+from raft.runtime import THREADS, Gate
 from raft.types import NO_INDEX, Configuration, SnapshotMeta
+from raft.waiting import take_out
 
 T = TypeVar("T")
+
+_log = get_logger(__name__)
+
+_FINISHED = "FINISHED"  # the base class's word for a future with an answer
+_LONGEST_WAIT = 1e9  # seconds; platforms differ in how much longer they can wait
 
 
 class FutureHost(Protocol):
     """What a future needs of the node that made it."""
 
-    def condition(self) -> Condition | None:
-        """Return what a caller waits on; None where a thread's own condition variable will do."""
+    def gate(self) -> Gate:
+        """Return what a caller waits at."""
 
     def run_callback(self, callback: Callable[[], None]) -> None:
         """Run user code on the node's events thread."""
@@ -35,11 +43,14 @@ class FutureHost(Protocol):
 class _Standalone:
     """The host of futures that belong to no node."""
 
-    def condition(self) -> Condition | None:
-        return None
+    def gate(self) -> Gate:
+        return THREADS.gate()
 
     def run_callback(self, callback: Callable[[], None]) -> None:
-        callback()
+        try:
+            callback()
+        except Exception:  # noqa: BLE001 - user code, and the base class logs it as well
+            _log.exception("callback failed")
 
     def check_may_wait(self) -> None:
         """Somebody else answers."""
@@ -51,22 +62,27 @@ STANDALONE: FutureHost = _Standalone()
 class Future(concurrent.futures.Future[T], Generic[T]):
     """The answer to one request, given exactly once.
 
-    Callbacks run on the node's events thread, never on one that consensus needs.
+    Callbacks run on the node's events thread, never on one that consensus needs. A signal handler
+    may do everything with a future: neither those who wait nor the one who answers hold a lock.
     """
 
     def __init__(self, host: FutureHost = STANDALONE) -> None:
         super().__init__()
-        # The base class has no seam for its condition variable, and a simulated node must park the
-        # task and not the process; the attribute has had this name since Python 3.2.
-        condition = host.condition()
-        if condition is not None:
-            self._condition: Any = condition
         self._host = host
+        self._unanswered = [True]  # the first answer takes it
+        self._gates: list[Gate] = []  # of those who wait
+        self._callbacks: list[Callable[[concurrent.futures.Future[T]], object]] = []
 
     def __repr__(self) -> str:
-        # Without the lock: the base class shows the future while it holds it, to refuse a second
-        # answer, and ours cannot be taken twice.
         return f"<{type(self).__name__} at {id(self):#x} state={self._state.lower()}>"
+
+    def done(self) -> bool:
+        """Tell whether there is an answer."""
+        return self._state == _FINISHED
+
+    def cancelled(self) -> bool:
+        """Return False; see `cancel`."""
+        return False
 
     def running(self) -> bool:
         """Tell whether there is no answer yet: a future is running from its birth on."""
@@ -83,13 +99,18 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         FSM thread an unanswered future raises `DeadlockError`, in a forked child
         `ForkedProcessError`.
         """
-        self._check_may_wait()
-        return super().result(timeout)
+        self._wait(timeout)
+        try:
+            if self._exception is not None:
+                raise self._exception
+            return cast(T, self._result)
+        finally:
+            del self  # a traceback that refers to us, and we to it, would live on
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the answer and return the error, or None."""
-        self._check_may_wait()
-        return super().exception(timeout)
+        self._wait(timeout)
+        return self._exception
 
     def error(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the answer and return the error, or None (the original's accessor)."""
@@ -97,31 +118,85 @@ class Future(concurrent.futures.Future[T], Generic[T]):
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[T]], object]) -> None:
         """Have `fn(self)` called on the node's events thread once there is an answer."""
-        super().add_done_callback(lambda _: self._host.run_callback(lambda: _drop(fn(self))))
+        self._callbacks.append(fn)
+        if self.done():
+            self._run_callbacks()
+
+    def set_result(self, result: T) -> None:
+        """Answer with a value, for the first time."""
+        if not self.respond(result):
+            raise concurrent.futures.InvalidStateError(f"{self!r} has an answer")
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """Answer with an error, for the first time."""
+        if not self._answer(None, exception):
+            raise concurrent.futures.InvalidStateError(f"{self!r} has an answer")
 
     def respond(self, value: T) -> bool:
         """Answer with a value; return False if there was an answer already."""
-        try:
-            self.set_result(value)
-        except concurrent.futures.InvalidStateError:
-            return False
-        return True
+        return self._answer(value, None)
 
     def fail(self, error: BaseException) -> bool:
         """Answer with an error; return False if there was an answer already."""
+        return self._answer(None, error)
+
+    def _answer(self, value: T | None, error: BaseException | None) -> bool:
         try:
-            self.set_exception(error)
-        except concurrent.futures.InvalidStateError:
+            self._unanswered.pop()
+        except IndexError:
             return False
+        self._result, self._exception = value, error
+        self._state = _FINISHED
+        for gate in take_out(self._gates):
+            gate.open()
+        # Those in `concurrent.futures.wait` and its like are told under the base class's lock. Who
+        # holds it may be in the midst of a signal handler that waits for the thread we are on.
+        if self._condition.acquire(False):
+            self._tell_waiters()
+        else:
+            self._host.run_callback(self._tell_waiters_later)
+        self._run_callbacks()
         return True
 
-    def _check_may_wait(self) -> None:
+    def _tell_waiters_later(self) -> None:
+        self._condition.acquire()
+        self._tell_waiters()
+
+    def _tell_waiters(self) -> None:
+        """Tell those who wait by the base class's means; holding its lock, which is released."""
+        try:
+            for waiter in self._waiters:
+                if self._exception is None:
+                    waiter.add_result(self)
+                else:
+                    waiter.add_exception(self)
+        finally:
+            self._condition.release()
+
+    def _run_callbacks(self) -> None:
+        for fn in take_out(self._callbacks):
+            self._host.run_callback(partial(_call, fn, self))
+
+    def _wait(self, timeout: float | None) -> None:
+        """Wait for the answer; raises `TimeoutError`, and at once where waiting cannot end."""
+        if self.done():
+            return
+        self._host.check_may_wait()
+        gate = self._host.gate()
+        self._gates.append(gate)
+        if not self.done():  # or it came meanwhile, from one who did not see us
+            gate.wait(None if timeout is None else min(max(timeout, 0.0), _LONGEST_WAIT))
         if not self.done():
-            self._host.check_may_wait()
+            try:
+                self._gates.remove(gate)
+            except ValueError:
+                pass  # it is being answered
+            raise TimeoutError
 
 
-def _drop(_: object) -> None:
-    """Ignore what a callback returned."""
+def _call(fn: Callable[[Any], object], future: Future[Any]) -> None:
+    """Run a callback and ignore what it returns."""
+    fn(future)
 
 
 class IndexFuture(Future[T]):

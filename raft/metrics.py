@@ -15,6 +15,7 @@ from enum import Enum
 from types import TracebackType
 from typing import ParamSpec, Protocol, TypeAlias, TypeVar, runtime_checkable
 
+from raft.errors import DeadlockError
 from raft.logs import get_logger
 from raft.messages import AppendEntriesRequest, Request
 from raft.runtime import THREADS, Runtime
@@ -35,9 +36,11 @@ NO_LABELS: Labels = ()
 class MetricsSink(Protocol):
     """Where metrics go. Called on the threads of consensus and of callers: it must not block.
 
-    Several threads call at once, none of them under a lock of the node's. What it raises is logged
-    once and else ignored. Names have dots, as in the original ("raft.commitTime"); a timer is a
-    sample in milliseconds.
+    Several threads call at once, none of them under a lock of the node's. One of them is the
+    program's own, so where a signal handler calls the node, a sink's lock may be that of what the
+    handler has interrupted: the node must not wait for it then (`InmemSink`). What it raises is
+    logged once and else ignored. Names have dots, as in the original ("raft.commitTime"); a timer
+    is a sample in milliseconds.
     """
 
     def set_gauge(self, name: str, value: float, labels: Labels = NO_LABELS) -> None:
@@ -254,6 +257,7 @@ class _Measure:
 
 
 _UNMEASURED = nullcontext()
+_READ_LIMIT = 5.0  # seconds; it takes microseconds, unless the thread waits for itself
 
 
 def measure(metrics: Metrics | None, name: str) -> AbstractContextManager[None]:
@@ -429,23 +433,31 @@ class InmemSink:
             raise ValueError("interval must be positive, and retain no shorter")
         self._interval = interval
         self._runtime = runtime
-        self._lock = runtime.lock()  # guards what is in _intervals
+        self._lock = runtime.lock()  # guards what is in _intervals; nobody but readers waits for it
+        self._updates: deque[Callable[[Interval], None]] = deque()  # not in _intervals yet
         self._intervals: deque[Interval] = deque(maxlen=max(1, int(retain / interval)))
 
     def set_gauge(self, name: str, value: float, labels: Labels = NO_LABELS) -> None:
         """See `MetricsSink`."""
-        with self._lock:
-            self._current().gauges[name, labels] = value
+        self._update(lambda now: now.gauges.__setitem__((name, labels), value))
 
     def incr_counter(self, name: str, value: float = 1.0, labels: Labels = NO_LABELS) -> None:
         """See `MetricsSink`."""
-        with self._lock:
-            self._current().counters.setdefault((name, labels), Aggregate()).add(value)
+        self._update(lambda now: now.counters.setdefault((name, labels), Aggregate()).add(value))
 
     def add_sample(self, name: str, value: float, labels: Labels = NO_LABELS) -> None:
         """See `MetricsSink`."""
-        with self._lock:
-            self._current().samples.setdefault((name, labels), Aggregate()).add(value)
+        self._update(lambda now: now.samples.setdefault((name, labels), Aggregate()).add(value))
+
+    def _update(self, update: Callable[[Interval], None]) -> None:
+        """Leave it to the one who has the lock; a signal handler may have interrupted that one."""
+        self._updates.append(update)
+        while self._updates and self._lock.acquire(False):
+            try:
+                while self._updates:
+                    self._updates.popleft()(self._current())
+            finally:
+                self._lock.release()
 
     def _current(self) -> Interval:
         now = self._runtime.monotonic()
@@ -455,8 +467,12 @@ class InmemSink:
 
     def intervals(self) -> list[Interval]:
         """Return copies, oldest first; the last one is still filling. Without any, nothing came."""
-        with self._lock:
+        if not self._lock.acquire(True, _READ_LIMIT):
+            raise DeadlockError("a signal handler reads metrics that it has interrupted")
+        try:
             return [_copy(interval) for interval in self._intervals]
+        finally:
+            self._lock.release()
 
 
 def _copy(interval: Interval) -> Interval:

@@ -33,6 +33,7 @@ from raft.engine.start_up import load_state
 from raft.engine.stats import describe
 from raft.errors import (
     CommandTooLargeError,
+    DeadlockError,
     EnqueueTimeoutError,
     InvalidConfigurationError,
     LeadershipTransferError,
@@ -79,11 +80,14 @@ _ROLES: dict[RaftState, type[Role]] = {
     RaftState.CANDIDATE: Candidate,
     RaftState.LEADER: Leader,
 }
+_RELOAD_LIMIT = 5.0  # seconds; it takes microseconds, unless the thread waits for itself
 _CALLS = {LogType.COMMAND: "raft.apply", LogType.BARRIER: "raft.barrier"}  # metrics
 
 
 class Raft:
-    """A node of a Raft cluster. Every method may be called from any thread.
+    """A node of a Raft cluster. Every method may be called from any thread, or a signal handler.
+
+    The exception is `reload_config` in a handler that has interrupted it: `DeadlockError`.
 
     The constructor loads the stores, restores the newest snapshot into the FSM, and starts the
     threads. The node owns `fsm`, stores and transport until `shutdown`, which `with` calls; it
@@ -532,7 +536,7 @@ class Raft:
 
     def last_index(self) -> int:
         """Return the last index of log or snapshot."""
-        return self._mine.raft_log.last_index()
+        return self._mine.state.published().last_log.index
 
     def commit_index(self) -> int:
         """Return the last index known to be committed."""
@@ -569,10 +573,16 @@ class Raft:
             InvalidConfigError: nothing was changed; see `validate_config`.
         """
         self._guard.check()
-        with self._reload_lock:
+        if not self._reload_lock.acquire(True, _RELOAD_LIMIT):
+            raise DeadlockError(
+                "a signal handler has interrupted another reload_config: set a flag"
+            )
+        try:
             validate_config(settings.overlay(self._config))
             for name in settings.__slots__:
                 setattr(self._config, name, getattr(settings, name))
+        finally:
+            self._reload_lock.release()
         self._core.inbox.post(ConfigReloaded())
         self._snapshotter.look_again()
 
@@ -596,7 +606,7 @@ class Raft:
 
         Bounded by `Config.shutdown_timeout` even if user code or a disk call never returns. All
         other futures are answered by then. May be called again. The transport is closed.
-        Not from a signal handler, which may have interrupted a call into this node: set an event.
+        A signal handler may call it, and wait.
         """
         self._guard.check()
         return self._lifecycle.shutdown()

@@ -108,61 +108,67 @@ class Observer:
 
 
 class Events:
-    """The events thread: runs user code in the order it was handed over, and survives it."""
+    """The events thread: runs user code in the order it was handed over, and survives it.
+
+    Without a lock, see `raft.waiting`.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self._changed = runtime.condition()  # guards all below
+        self._news = runtime.gate()  # for the events thread
         self._waiting: deque[Callable[[], None]] = deque()
-        self._observers: list[Observer] = []
+        self._observers: dict[int, Observer] = {}  # by identity
         self._closed = False
+        self._has_ended = False
 
     def register(self, observer: Observer) -> None:
         """Add an observer."""
-        with self._changed:
-            self._observers.append(observer)
+        self._observers[id(observer)] = observer
 
     def deregister(self, observer: Observer) -> None:
         """Remove an observer; one that is absent does not matter."""
-        with self._changed:
-            self._observers = [o for o in self._observers if o is not observer]
+        self._observers.pop(id(observer), None)
 
     def emit(self, observation: Observation) -> None:
         """Hand an observation to the observers; never blocks."""
-        with self._changed:
-            if not self._observers or self._closed:
-                return
-            if len(self._waiting) >= _MOST_WAITING:
-                for observer in self._observers:
-                    observer.dropped += 1
-                return
-            self._waiting.append(lambda: self._deliver(observation))
-            self._changed.notify()
+        if not self._observers or self._closed:
+            return
+        if len(self._waiting) >= _MOST_WAITING:
+            for observer in list(self._observers.values()):
+                observer.dropped += 1
+            return
+        self._waiting.append(lambda: self._deliver(observation))
+        self._news.open()
 
     def run_callback(self, callback: Callable[[], None]) -> None:
-        """Run a future's callback on the events thread, or here once that has ended."""
-        with self._changed:
-            if not self._closed:
-                self._waiting.append(callback)
-                self._changed.notify()
-                return
-        self._run_one(callback)
+        """Run a future's callback on the events thread, or here once that is to end."""
+        if self._closed:
+            self._run_one(callback)
+            return
+        self._waiting.append(callback)
+        self._news.open()
+        if self._has_ended:
+            self._run_all()
 
     def close(self) -> None:
         """Let the thread end once everything handed over has run."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        self._closed = True
+        self._news.open()
 
     def run(self) -> None:
         """Be the events thread."""
-        while True:
-            with self._changed:
-                while not self._waiting and not self._closed:
-                    self._changed.wait()
-                if not self._waiting:
-                    return
+        while not self._closed:
+            self._run_all()
+            self._news.wait()
+        self._run_all()
+        self._has_ended = True
+        self._run_all()  # what came at the last moment, from one who did not know that
+
+    def _run_all(self) -> None:
+        while self._waiting:
+            try:
                 callback = self._waiting.popleft()
+            except IndexError:
+                return  # somebody else runs it
             self._run_one(callback)
 
     def _run_one(self, callback: Callable[[], None]) -> None:
@@ -172,9 +178,7 @@ class Events:
             _log.exception("callback or observer failed")
 
     def _deliver(self, observation: Observation) -> None:
-        with self._changed:
-            observers = list(self._observers)
-        for observer in observers:
+        for observer in list(self._observers.values()):
             self._run_one(partial(self._tell, observer, observation))
 
     def _tell(self, observer: Observer, observation: Observation) -> None:
@@ -198,8 +202,7 @@ class Events:
             return
 
     def _is_registered(self, observer: Observer) -> bool:
-        with self._changed:
-            return not self._closed and any(o is observer for o in self._observers)
+        return not self._closed and id(observer) in self._observers
 
 
 class LatestValue:
@@ -211,22 +214,23 @@ class LatestValue:
 
     def __init__(self, runtime: Runtime = THREADS) -> None:
         self._runtime = runtime
-        self._changed = runtime.condition()  # guards _values
-        self._values: list[bool] = []
+        self._news = runtime.gate()
+        self._values: deque[bool] = deque(maxlen=1)
 
     def put(self, value: bool) -> None:
         """Replace the value."""
-        with self._changed:
-            self._values[:] = [value]
-            self._changed.notify()
+        self._values.append(value)
+        self._news.open()
 
     def get(self, block: bool = True, timeout: float | None = None) -> bool:
         """Take the value, waiting up to `timeout` seconds for one; else raise `QueueEmpty`."""
         deadline = Deadline(self._runtime, timeout if block else 0.0)
-        with self._changed:
-            while not self._values:
-                remaining = deadline.remaining()
-                if remaining == 0.0:
-                    raise QueueEmpty
-                self._changed.wait(remaining)
-            return self._values.pop()
+        while True:
+            try:
+                return self._values.popleft()
+            except IndexError:
+                pass
+            remaining = deadline.remaining()
+            if remaining == 0.0:
+                raise QueueEmpty
+            self._news.wait(remaining)

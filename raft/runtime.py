@@ -63,6 +63,40 @@ class Event(Protocol):
     def wait(self, timeout: float | None = None) -> bool: ...
 
 
+class Gate(Protocol):
+    """What one thread waits at until another lets it through.
+
+    Nobody holds a gate, so that a signal handler, too, may open it at any time. That is how a
+    program's own threads hand something over: a lock that one of them holds while a handler
+    interrupts it would stop the node's threads, for which that handler may wait.
+    """
+
+    def open(self) -> None:
+        """Let one through: who waits, or else who comes next. Never blocks."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the gate is open, and shut it behind; False when the time was over first."""
+
+
+class LockGate:
+    """A gate made of a lock, which is taken while the gate is shut."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, lock: Lock) -> None:
+        self._lock = lock
+        lock.acquire()
+
+    def open(self) -> None:
+        try:
+            self._lock.release()
+        except RuntimeError:
+            pass  # it is open already
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self._lock.acquire(True, -1 if timeout is None else timeout)
+
+
 class Queue(Protocol, Generic[T]):
     """What `queue.Queue` offers and the engine uses."""
 
@@ -95,6 +129,8 @@ class Runtime(Protocol):
         """Return a condition variable, on a lock of its own or on one that several share."""
 
     def event(self) -> Event: ...
+
+    def gate(self) -> Gate: ...
 
     def queue(self, maxsize: int = 0) -> Queue[Any]: ...
 
@@ -130,6 +166,9 @@ class ThreadRuntime:
     def condition(self, lock: Lock | None = None) -> Condition:
         # Ours is any lock with the methods that a condition uses; the stub names those it knows.
         return threading.Condition(threading.Lock() if lock is None else lock)  # type: ignore[arg-type]
+
+    def gate(self) -> Gate:
+        return LockGate(threading.Lock())
 
     def queue(self, maxsize: int = 0) -> Queue[Any]:
         return queue.Queue(maxsize)
@@ -208,6 +247,13 @@ class Throttle:
         return held_back
 
 
+def no_thread(name: str, cause: RuntimeError) -> NoThreadError:
+    """Return the error for a thread that the system did not start."""
+    return NoThreadError(
+        f"cannot start thread {name}: {cause}. See the limits of the process or container"
+    )
+
+
 class ThreadGroup:
     """The threads of one node: named, watched and joined.
 
@@ -237,9 +283,7 @@ class ThreadGroup:
             try:
                 task = self._runtime.spawn(f"{self.prefix}-{name}", run)
             except RuntimeError as exc:
-                raise NoThreadError(
-                    f"cannot start thread {name}: {exc}. See the limits of the process or container"
-                ) from exc
+                raise no_thread(name, exc) from exc
             self._tasks = [t for t in self._tasks if t.is_alive()]
             self._tasks.append(task)
         return task

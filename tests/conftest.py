@@ -12,6 +12,7 @@ import pytest
 
 from raft import logs
 from raft.futures import STANDALONE, Future, FutureHost
+from raft.runtime import THREADS
 
 _GRACE = 5.0  # seconds for threads that were told to end
 _POLL = 0.01
@@ -53,7 +54,7 @@ def leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     def remember(self: Future[Any], host: FutureHost = STANDALONE) -> None:
         make(self, host)
-        if host is not STANDALONE and isinstance(self._condition, threading.Condition):
+        if host is not STANDALONE and host.gate == THREADS.gate:
             made.append(weakref.ref(self))
 
     monkeypatch.setattr(Future, "__init__", remember)

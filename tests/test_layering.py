@@ -45,7 +45,7 @@ def _within(package: str, names: str) -> str:
 
 # A module imports what lies on a lower floor, in its own group, or in a group named as `beside` it.
 GROUPS = {
-    "data": Group(0, _within("raft", "types errors runtime logs")),
+    "data": Group(0, _within("raft", "types errors runtime logs waiting")),
     "contracts": Group(
         1, _within("raft", "interfaces messages config codec futures observer metrics")
     ),

@@ -23,20 +23,17 @@ from raft.interfaces import FSM, LogStore, SnapshotStore, StableStore, Transport
 from raft.messages import RPCHeader
 from raft.metrics import Metrics
 from raft.observer import Events, LatestValue, ObservationData
-from raft.runtime import THREADS, Condition, ForkGuard, Runtime, ThreadGroup
+from raft.runtime import ForkGuard, Runtime, ThreadGroup
 
 
 class NodeHost:
     """What futures need of their node."""
 
     def __init__(self, runtime: Runtime, events: Events, guard: ForkGuard) -> None:
-        self._runtime = runtime
+        self.gate = runtime.gate
         self._guard = guard
         self.run_callback = events.run_callback
         self.is_fsm_code: Callable[[], bool] = lambda: False
-
-    def condition(self) -> Condition | None:
-        return None if self._runtime is THREADS else self._runtime.condition()
 
     def check_may_wait(self) -> None:
         """Raise `DeadlockError` or `ForkedProcessError` where waiting could never end."""

@@ -25,6 +25,7 @@ from raft.types import (
     check_cluster_id,
     check_type,
 )
+from raft.waiting import Waiters, take_out
 
 # ---- what clients ask ----
 
@@ -319,41 +320,51 @@ Message: TypeAlias = ControlMessage | ClientMessage | RPC
 
 
 class ByteBudget:
-    """Bytes of commands not answered yet (`Config.max_pending_bytes`); safe from any thread."""
+    """Bytes of commands not answered yet (`Config.max_pending_bytes`); safe from any thread.
+
+    Nobody waits for the lock, see `raft.waiting`: who does not get it leaves his change to the one
+    who has it. Of several that find the same room each may get it, so the limit is a soft one.
+    """
 
     def __init__(self, runtime: Runtime, limit: int) -> None:
         self._limit = limit
-        self._lock = runtime.lock()  # guards all below
-        self._room = runtime.condition(self._lock)
+        self._room = Waiters(runtime)
+        self._lock = runtime.lock()  # guards _used; only ever tried
         self._used = 0
-        self._waiting = 0
+        self._changes: deque[int] = deque()  # not in _used yet
         self._closed = False
 
     def acquire(self, size: int, deadline: Deadline) -> bool:
         """Wait for room; False when the deadline passed. A lone command always finds room."""
-        with self._lock:
-            while self._used and self._used + size > self._limit and not self._closed:
-                remaining = deadline.remaining()
-                if remaining == 0.0:
-                    return False
-                self._waiting += 1
-                self._room.wait(remaining)
-                self._waiting -= 1
-            self._used += size
-            return True
+
+        def is_blocked() -> bool:
+            return 0 < self._used > self._limit - size and not self._closed
+
+        while is_blocked():
+            if deadline.remaining() == 0.0:
+                return False
+            self._room.wait(is_blocked, deadline)
+        self._count(size)
+        return True
 
     def release(self, size: int) -> None:
         """Give bytes back."""
-        with self._lock:
-            self._used -= size
-            if self._waiting:
-                self._room.notify_all()  # several may fit where one was
+        self._count(-size)
+        self._room.wake_all()  # several may fit where one was
 
     def close(self) -> None:
         """Let everybody through; the inbox refuses them."""
-        with self._lock:
-            self._closed = True
-            self._room.notify_all()
+        self._closed = True
+        self._room.wake_all()
+
+    def _count(self, change: int) -> None:
+        self._changes.append(change)
+        while self._changes and self._lock.acquire(False):
+            try:
+                while self._changes:
+                    self._used += self._changes.popleft()
+            finally:
+                self._lock.release()
 
 
 @dataclass(slots=True)
@@ -368,40 +379,36 @@ class Leftovers:
 class Inbox:
     """The one queue of the main thread. Any thread posts; only the main thread takes.
 
-    Invariant: a client whose `submit` raised is never heard; one whose `submit` returned is
-    answered by whoever takes the message, or from `drain`.
+    Without a lock, see `raft.waiting`. Invariant: a client whose `submit` raised is never heard;
+    one whose `submit` returned is answered by whoever takes the message.
     """
 
     def __init__(self, runtime: Runtime, client_limit: int) -> None:
         self._runtime = runtime
         self._limit = client_limit
-        self._lock = runtime.lock()  # guards all below
-        self._news = runtime.condition(self._lock)
-        self._room = runtime.condition(self._lock)
+        self._news = runtime.gate()  # for the main thread
+        self._room = Waiters(runtime)
         self._control: deque[ControlMessage] = deque()
         self._rpcs: deque[RPC] = deque()
         self._clients: deque[ClientMessage] = deque()
         self._poked = False
         self._rpcs_turn = True
-        self._waiting_for_room = 0
-        self.closed = False  # set once, under the lock
+        self.closed = False  # set once
 
     # ---- any thread ----
 
     def post(self, message: ControlMessage) -> None:
         """Tell the main thread something; never blocks."""
-        with self._lock:
-            self._control.append(message)
-            self._news.notify()
+        self._control.append(message)
+        self._news.open()
 
     def deliver(self, rpc: RPC) -> None:
         """Hand a peer's request over; never blocks."""
-        with self._lock:
-            if not self.closed:
-                self._rpcs.append(rpc)
-                self._news.notify()
-                return
-        rpc.respond(None, ShutdownNotAppliedError("node is shut down"))
+        self._rpcs.append(rpc)
+        self._news.open()
+        if self.closed:  # perhaps nobody looks any more
+            for left in take_out(self._rpcs):
+                left.respond(None, ShutdownNotAppliedError("node is shut down"))
 
     def submit(self, message: ClientMessage, deadline: Deadline) -> None:
         """Hand a client's request over, waiting for room until the deadline.
@@ -410,40 +417,39 @@ class Inbox:
             EnqueueTimeoutError: there was no room in time.
             ShutdownNotAppliedError: the node is shut down.
         """
-        with self._lock:
-            while len(self._clients) >= self._limit and not self.closed:
-                remaining = deadline.remaining()
-                if remaining == 0.0:
-                    raise EnqueueTimeoutError("timed out enqueuing operation")
-                self._waiting_for_room += 1
-                self._room.wait(remaining)
-                self._waiting_for_room -= 1
-            if self.closed:
-                raise ShutdownNotAppliedError("raft is already shut down")
-            self._clients.append(message)
-            self._news.notify()
+        while self._is_full() and not self.closed:
+            if deadline.remaining() == 0.0:
+                raise EnqueueTimeoutError("timed out enqueuing operation")
+            self._room.wait(lambda: self._is_full() and not self.closed, deadline)
+        if self.closed:
+            raise ShutdownNotAppliedError("raft is already shut down")
+        self._clients.append(message)
+        self._news.open()
+        self._refuse_if_closed()
+
+    def _refuse_if_closed(self) -> None:
+        """Answer clients if the inbox was closed meanwhile: perhaps nobody looks any more."""
+        if self.closed:
+            for left in take_out(self._clients):
+                left.fail(ShutdownNotAppliedError("raft is already shut down"))
+
+    def _is_full(self) -> bool:
+        return len(self._clients) >= self._limit
 
     def poke(self) -> None:
         """Make the current or next `take` return None."""
-        with self._lock:
-            self._poked = True
-            self._news.notify()
+        self._poked = True
+        self._news.open()
 
     def close(self) -> None:
         """Take nothing more in; the main thread ends its loop."""
-        with self._lock:
-            self.closed = True
-            self._news.notify_all()
-            self._room.notify_all()
+        self.closed = True
+        self._news.open()
+        self._room.wake_all()
 
     def drain(self) -> Leftovers:
         """Take everything out, after `close`, to answer it."""
-        with self._lock:
-            left = Leftovers(list(self._clients), list(self._rpcs), list(self._control))
-            self._clients.clear()
-            self._rpcs.clear()
-            self._control.clear()
-            return left
+        return Leftovers(take_out(self._clients), take_out(self._rpcs), take_out(self._control))
 
     # ---- main thread ----
 
@@ -452,14 +458,14 @@ class Inbox:
 
         With `only_clients` everything else stays where it is: the main thread waits for its disk.
         """
-        with self._lock:
-            while not self.closed:
-                if self._poked:
-                    self._poked = False
-                    return None
+        while not self.closed:
+            if self._poked:
+                self._poked = False
+                return None
+            now = self._runtime.monotonic()
+            try:
                 if self._control and not only_clients:
                     return self._control.popleft()
-                now = self._runtime.monotonic()
                 if until is not None and now >= until:
                     return None
                 if self._rpcs and not only_clients and (self._rpcs_turn or not self._clients):
@@ -468,31 +474,33 @@ class Inbox:
                 if self._clients:
                     self._rpcs_turn = True
                     return self._pop_client()
-                self._news.wait(None if until is None else until - now)
-            return None
+            except IndexError:
+                continue  # the inbox is being closed, and somebody else has answered it
+            self._news.wait(None if until is None else until - now)
+        return None
 
     def put_back(self, rpc: RPC) -> None:
         """Have a request heard first, by the role that comes next."""
-        with self._lock:
-            self._rpcs.appendleft(rpc)
-            self._rpcs_turn = True
+        self._rpcs.appendleft(rpc)
+        self._rpcs_turn = True
 
     def take_ready(self, limit: int, max_bytes: int) -> list[Apply]:
         """Return the applies that stand in front, without waiting: group commit."""
         batch: list[Apply] = []
         size = 0
-        with self._lock:
-            while self._clients and len(batch) < limit and size < max_bytes:
-                message = self._clients[0]
-                if not isinstance(message, Apply):
-                    break
-                self._pop_client()
-                batch.append(message)
-                size += message.size()
+        while self._clients and len(batch) < limit and size < max_bytes:
+            try:
+                message = self._pop_client()
+            except IndexError:
+                break  # the inbox is being closed, and somebody else has answered it
+            if not isinstance(message, Apply):
+                self._clients.appendleft(message)
+                break
+            batch.append(message)
+            size += message.size()
         return batch
 
     def _pop_client(self) -> ClientMessage:
         message = self._clients.popleft()
-        if self._waiting_for_room:
-            self._room.notify()
+        self._room.wake()
         return message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from raft.engine.core import Core
@@ -13,8 +14,9 @@ from raft.interfaces import WithClose, WithDelivery, WithMetrics, WithQueueBound
 from raft.logs import flush, get_logger
 from raft.metrics import thread_saturation
 from raft.observer import Events
-from raft.runtime import Deadline, QueueEmpty, ThreadGroup
+from raft.runtime import Deadline, QueueEmpty, ThreadGroup, no_thread
 from raft.types import RaftState
+from raft.waiting import take_out
 
 _log = get_logger(__name__)
 
@@ -50,10 +52,10 @@ class Lifecycle:
         self._event_threads = ThreadGroup(core.runtime, core.threads.prefix)
         self._has_main = False
         self._leaves_transport = False  # to its maker: the node could not begin
-        self._lock = core.runtime.lock()  # guards the three below
-        self._waiting: list[Future[None]] = []
-        self._is_closing = False
+        self._asked = core.runtime.gate()  # for the shutdown thread
+        self._waiting: deque[Future[None]] = deque()  # for the end; no lock, see `raft.waiting`
         self._is_down = False
+        self._lock = core.runtime.lock()  # guards the one below, which threads of the node set
         self.failure: BaseException | None = None
         core.threads.on_crash = self._event_threads.on_crash = self._crashed
         core.request_shutdown = self.begin_shutdown
@@ -62,8 +64,13 @@ class Lifecycle:
         """Start all threads; the node takes requests from here on.
 
         Where one cannot be started, none is left running: the stores may be given to another node.
-        The transport stays open then.
+        The transport stays open then. The thread that ends all others comes first: there may be
+        none left for it later, and a signal handler can only ask one that is there.
         """
+        try:
+            self._core.runtime.spawn(f"{self._core.threads.prefix}-shutdown", self._end)
+        except RuntimeError as exc:
+            raise no_thread("shutdown", exc) from exc
         try:
             self._start_threads(run_main)
         except BaseException:
@@ -130,33 +137,27 @@ class Lifecycle:
     def shutdown(self) -> Future[None]:
         """Stop the node; the future ends when all threads have, or `shutdown_timeout` is over."""
         future: Future[None] = Future(self._host)
-        with self._lock:
-            is_down = self._is_down
-            if not is_down:
-                self._waiting.append(future)
-        if is_down:
-            future.respond(None)
+        self._waiting.append(future)
+        if self._is_down:
+            self._answer()
         else:
             self.begin_shutdown()
         return future
 
     def begin_shutdown(self) -> None:
-        """Take nothing more in, and have the rest done by a thread of its own.
-
-        If the system has none left it is done here, which takes as long as a shutdown may.
-        """
-        core = self._core
-        core.inbox.close()
+        """Take nothing more in, and have the rest done by a thread of its own; never blocks."""
+        self._core.inbox.close()
         self._budget.close()
-        with self._lock:
-            if self._is_closing:
-                return
-            self._is_closing = True
-        try:
-            core.runtime.spawn(f"{core.threads.prefix}-shutdown", self._close)
-        except RuntimeError as error:
-            self._close()
-            _log.warning("no thread for the shutdown node=%s error=%s", core.local_id, error)
+        self._asked.open()
+
+    def _answer(self) -> None:
+        for future in take_out(self._waiting):
+            future.respond(None)
+
+    def _end(self) -> None:
+        """Be the shutdown thread."""
+        self._asked.wait()
+        self._close()
 
     def _close(self) -> None:
         stuck: list[str] = []
@@ -165,9 +166,6 @@ class Lifecycle:
             stuck = self._stop_threads()
         except BaseException as error:  # noqa: BLE001 - a thread's root: report, answer all the same
             failure = error
-        with self._lock:
-            self._is_down = True
-            waiting, self._waiting = self._waiting, []
         self._events.close()
         self._event_threads.join_all(Deadline(self._core.runtime, _GRACE))
         if failure is not None:
@@ -176,8 +174,8 @@ class Lifecycle:
             names = ", ".join(sorted(stuck))
             _log.error("threads do not end node=%s threads=%s", self._core.local_id, names)
         flush(_LOG_GRACE)  # a program often ends with this future
-        for future in waiting:
-            future.respond(None)
+        self._is_down = True
+        self._answer()
 
     def _stop_threads(self) -> list[str]:
         """Stop them in order; return the names of those that do not end."""

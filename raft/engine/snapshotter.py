@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from raft.config import Config
@@ -21,6 +22,7 @@ from raft.logs import get_logger
 from raft.metrics import Metrics, measure
 from raft.runtime import Runtime, random_timeout
 from raft.types import SNAPSHOT_VERSION, SnapshotMeta
+from raft.waiting import take_out
 
 _log = get_logger(__name__)
 
@@ -53,41 +55,37 @@ class Snapshotter:
         self._metrics = metrics
         self._persisting: object = None  # the thread that is inside `persist` or `release`
         self._persisted_at = float("-inf")  # when the latest of these calls returned
-        self._changed = runtime.condition()  # guards all below
-        self._wishes: list[SnapshotFuture] = []
+        self._news = runtime.gate()  # for the snapshot thread; no lock, see `raft.waiting`
+        self._wishes: deque[SnapshotFuture] = deque()
         self._current: SnapshotFuture | None = None  # whose snapshot is being taken
         self._reloaded = False
         self._stopped = False
 
     def request(self, future: SnapshotFuture) -> None:
         """Have a snapshot taken now, whatever the threshold says; any thread."""
-        with self._changed:
-            if not self._stopped:
-                self._wishes.append(future)
-                self._changed.notify()
-                return
-        future.fail(ShutdownNotAppliedError("raft is already shut down"))
+        self._wishes.append(future)
+        self._news.open()
+        if self._stopped:  # perhaps nobody looks any more
+            for wish in take_out(self._wishes):
+                wish.fail(ShutdownNotAppliedError("raft is already shut down"))
 
     def look_again(self) -> None:
         """Wait by the interval as it is now, from now on; any thread."""
-        with self._changed:
-            self._reloaded = True
-            self._changed.notify()
+        self._reloaded = True
+        self._news.open()
 
     def stop(self) -> None:
         """Let the thread end; a snapshot being written is finished first."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify()
+        self._stopped = True
+        self._news.open()
 
     def abandon(self) -> None:
         """Answer those who still wait for a snapshot; any thread.
 
         User code may never return, so the one being taken is among them.
         """
-        with self._changed:
-            wishes, self._wishes = self._wishes, []
-            current = self._current
+        wishes = take_out(self._wishes)
+        current = self._current
         if current is not None:
             current.fail(ShutdownOutcomeUnknownError("raft was shut down during the snapshot"))
         for wish in wishes:
@@ -114,19 +112,21 @@ class Snapshotter:
 
     def _wait(self) -> tuple[SnapshotFuture | None, bool]:
         at = self._next_look()
-        with self._changed:
-            while not self._wishes and not self._stopped:
-                if self._reloaded:
-                    self._reloaded = False
-                    at = self._next_look()
-                remaining = at - self._runtime.monotonic()
-                if remaining <= 0:
-                    return None, False
-                self._changed.wait(remaining)
-            if self._stopped:
-                return None, True
-            self._current = self._wishes.pop(0)
-            return self._current, False
+        while not self._stopped:
+            if self._wishes:
+                try:
+                    self._current = self._wishes.popleft()
+                except IndexError:
+                    continue  # the node is being stopped, and somebody else has answered it
+                return self._current, False
+            if self._reloaded:
+                self._reloaded = False
+                at = self._next_look()
+            remaining = at - self._runtime.monotonic()
+            if remaining <= 0:
+                return None, False
+            self._news.wait(remaining)
+        return None, True
 
     def _next_look(self) -> float:
         interval = self._config.snapshot_interval

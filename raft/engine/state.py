@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from raft.codec import decode_hard_state, encode_hard_state
 from raft.errors import KeyNotFoundError, RaftInternalError
@@ -19,6 +20,7 @@ from raft.types import (
     ServerAddress,
     ServerID,
 )
+from raft.waiting import Waiters
 
 HARD_STATE_KEY = b"HardState"
 CLUSTER_ID_KEY = b"ClusterID"
@@ -82,143 +84,151 @@ def load_cluster_id(stable: StableStore) -> str | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(NamedTuple):
     """What a node says about itself at one moment."""
 
-    role: RaftState
-    term: int
-    leader_id: ServerID
-    leader_address: ServerAddress
-    commit_index: int
-    applied_index: int
-    last_log: EntryID
-    last_snapshot: EntryID
-    last_contact: float | None
-    configuration: Configuration
-    configuration_index: int
+    role: RaftState = RaftState.FOLLOWER
+    term: int = NO_TERM
+    leader_id: ServerID = ""
+    leader_address: ServerAddress = ""
+    commit_index: int = NO_INDEX
+    applied_index: int = NO_INDEX
+    last_log: EntryID = NO_ENTRY
+    last_snapshot: EntryID = NO_ENTRY
+    last_contact: float | None = None
+    configuration: Configuration = EMPTY_CONFIGURATION
+    configuration_index: int = NO_INDEX
 
 
 class NodeState:
-    """The published numbers. The main thread writes; any thread reads them, or copies of all.
+    """The published numbers. The main thread writes; any thread reads.
 
     Exceptions to the one writer: `contact` (a transport's thread) and `set_applied` (the FSM
-    thread). Invariants: term and commit index never fall; nor does the last snapshot, unless it was
-    a user restore that turned out never to have happened.
+    thread). All are one object that never changes and is replaced under a lock, which only threads
+    of the node take: a reader needs none, nor does a signal handler. Invariants: term and commit
+    index never fall; nor does the last snapshot, unless it was a user restore that turned out never
+    to have happened.
     """
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._changed = runtime.condition()  # guards all below; single values are read without it
-        self.role = RaftState.FOLLOWER
-        self.term = NO_TERM
-        self.commit_index = NO_INDEX
-        self.applied_index = NO_INDEX
-        self.last_contact: float | None = None
-        self._leader: tuple[ServerAddress, ServerID] = ("", "")
-        self._last_log = NO_ENTRY
-        self._last_snapshot = NO_ENTRY
-        self._configuration = EMPTY_CONFIGURATION
-        self._configuration_index = NO_INDEX
+        self._lock = runtime.lock()  # held while _now is replaced
+        self._now = Published()
+        self._waiters = Waiters(runtime)  # for a leader
 
     def published(self) -> Published:
         """Return everything as of now."""
-        with self._changed:
-            address, server_id = self._leader
-            return Published(
-                role=self.role,
-                term=self.term,
-                leader_id=server_id,
-                leader_address=address,
-                commit_index=self.commit_index,
-                applied_index=self.applied_index,
-                last_log=self._last_log,
-                last_snapshot=self._last_snapshot,
-                last_contact=self.last_contact,
-                configuration=self._configuration,
-                configuration_index=self._configuration_index,
-            )
+        return self._now
+
+    @property
+    def role(self) -> RaftState:
+        """What the node is."""
+        return self._now.role
+
+    @property
+    def term(self) -> int:
+        """The latest term that is durable."""
+        return self._now.term
+
+    @property
+    def commit_index(self) -> int:
+        """How far the log is committed."""
+        return self._now.commit_index
+
+    @property
+    def applied_index(self) -> int:
+        """How far the FSM has really got."""
+        return self._now.applied_index
+
+    @property
+    def last_contact(self) -> float | None:
+        """When the leader was last heard; None for never."""
+        return self._now.last_contact
 
     def leader(self) -> tuple[ServerAddress, ServerID]:
         """Return the known leader's address and id, empty when there is none."""
-        return self._leader
+        now = self._now
+        return now.leader_address, now.leader_id
 
     def set_role(self, role: RaftState) -> bool:
         """Change the role; the known leader is forgotten always. Tell whether the role changed."""
-        with self._changed:
-            changed = self.role is not role
-            self.role = role
-            self._leader = ("", "")
-            self._changed.notify_all()
-            return changed
+        with self._lock:
+            changed = self._now.role is not role
+            self._now = self._now._replace(role=role, leader_id="", leader_address="")
+        self._waiters.wake_all()
+        return changed
 
     def set_leader(self, server_id: ServerID, address: ServerAddress) -> bool:
         """Change the known leader; tell whether it is another one."""
-        with self._changed:
-            if self._leader == (address, server_id):
+        with self._lock:
+            if self.leader() == (address, server_id):
                 return False
-            self._leader = (address, server_id)
-            self._changed.notify_all()
-            return True
+            self._now = self._now._replace(leader_id=server_id, leader_address=address)
+        self._waiters.wake_all()
+        return True
 
     def set_term(self, term: int) -> None:
         """Publish a term that is durable."""
-        with self._changed:
+        with self._lock:
             if term < self.term:
                 raise RaftInternalError(f"term would fall from {self.term} to {term}")
-            self.term = term
+            self._now = self._now._replace(term=term)
 
     def set_commit_index(self, index: int) -> None:
         """Publish how far the log is committed."""
-        with self._changed:
+        with self._lock:
             if index < self.commit_index:
                 raise RaftInternalError(f"commit index would fall: {self.commit_index} to {index}")
-            self.commit_index = index
+            self._now = self._now._replace(commit_index=index)
 
     def set_applied(self, index: int) -> None:
         """Publish how far the FSM has really got; a failed restore takes it back to 0."""
-        self.applied_index = index
+        with self._lock:
+            self._now = self._now._replace(applied_index=index)
 
     def set_last_log(self, last: EntryID) -> None:
         """Publish the end of the log."""
-        self._last_log = last
+        with self._lock:
+            self._now = self._now._replace(last_log=last)
 
     def set_last_snapshot(self, last: EntryID, *, replaces: bool = False) -> None:
         """Publish the newest snapshot; an older one changes nothing, unless it `replaces` it."""
-        with self._changed:
-            if replaces or last.index > self._last_snapshot.index:
-                self._last_snapshot = last
+        with self._lock:
+            if replaces or last.index > self._now.last_snapshot.index:
+                self._now = self._now._replace(last_snapshot=last)
 
     def set_configuration(self, configuration: Configuration, index: int) -> None:
         """Publish the latest configuration, committed or not."""
-        with self._changed:
-            self._configuration, self._configuration_index = configuration, index
+        with self._lock:
+            self._now = self._now._replace(configuration=configuration, configuration_index=index)
 
     def touch(self, now: float) -> None:
         """Note contact with the leader."""
-        with self._changed:
-            self.last_contact = now
+        with self._lock:
+            self._now = self._now._replace(last_contact=now)
 
     def contact(self, term: int, leader_id: ServerID, address: ServerAddress, now: float) -> bool:
         """Note a heartbeat if nothing else would change by it; any thread.
 
         False means that the main thread must look at it: other term, other role, other leader.
         """
-        with self._changed:
+        with self._lock:
             if self.role is not RaftState.FOLLOWER or self.term != term:
                 return False
-            if self._leader != (address, leader_id):
+            if self.leader() != (address, leader_id):
                 return False
-            self.last_contact = now
+            self._now = self._now._replace(last_contact=now)
             return True
 
     def wait_for_leader(self, timeout: float | None) -> tuple[ServerAddress, ServerID] | None:
         """Wait until a leader is known; None when there was none in time, or the node is down."""
+
+        def is_unknown() -> bool:
+            now = self._now
+            return not now.leader_id and now.role is not RaftState.SHUTDOWN
+
         deadline = Deadline(self._runtime, timeout)
-        with self._changed:
-            while not self._leader[1] and self.role is not RaftState.SHUTDOWN:
-                remaining = deadline.remaining()
-                if remaining == 0.0:
-                    return None
-                self._changed.wait(remaining)
-            return self._leader if self._leader[1] else None
+        while is_unknown() and deadline.remaining() != 0.0:
+            self._waiters.wait(is_unknown, deadline)
+        leader = self.leader()
+        return leader if leader[1] else None

@@ -169,6 +169,9 @@ class ManualRuntime:
     def event(self) -> ManualEvent:
         return ManualEvent(self)
 
+    def gate(self) -> ManualGate:
+        return ManualGate(self)
+
     def queue(self, maxsize: int = 0) -> Queue[Any]:
         return ManualQueue(self, maxsize)
 
@@ -274,6 +277,27 @@ class ManualEvent:
 
     def wait(self, timeout: float | None = None) -> bool:
         return self._is_set or self._runtime.park(self._waiting, timeout) or self._is_set
+
+
+class ManualGate:
+    """A gate."""
+
+    def __init__(self, runtime: ManualRuntime) -> None:
+        self._runtime = runtime
+        self._waiting: list[_Waiter] = []
+        self._is_open = False
+
+    def open(self) -> None:
+        if self._waiting:
+            self._runtime.wake(self._waiting.pop(0), notified=True)
+        else:
+            self._is_open = True
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if self._is_open:
+            self._is_open = False
+            return True
+        return self._runtime.park(self._waiting, timeout)
 
 
 class ManualQueue:

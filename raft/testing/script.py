@@ -368,7 +368,7 @@ class _TestHost:
     """What futures need of their node: callbacks run at once, and waits are the test's."""
 
     def __init__(self, runtime: ManualRuntime) -> None:
-        self.condition = runtime.condition
+        self.gate = runtime.gate
 
     def run_callback(self, callback: Callable[[], None]) -> None:
         callback()

@@ -22,7 +22,7 @@ class Host:
     """Collects callbacks instead of running them; says where the FSM runs."""
 
     def __init__(self, fsm_thread=None):
-        self.condition = STANDALONE.condition
+        self.gate = STANDALONE.gate
         self.callbacks = []
         self.run_callback = self.callbacks.append
         self.fsm_thread = fsm_thread

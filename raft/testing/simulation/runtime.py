@@ -20,7 +20,7 @@ from typing import Any
 
 from greenlet import getcurrent, greenlet
 
-from raft.runtime import Condition, Lock
+from raft.runtime import Condition, Gate, Lock, LockGate
 from raft.testing.simulation.primitives import SimCondition, SimEvent, SimLock, SimQueue
 
 _START = 1000.0  # seconds on the monotonic clock when a world begins
@@ -452,6 +452,9 @@ class SimRuntime:
     def event(self) -> SimEvent:
         """Return an event."""
         return SimEvent(self.scheduler)
+
+    def gate(self) -> Gate:
+        return LockGate(self.lock())
 
     def queue(self, maxsize: int = 0) -> SimQueue:
         """Return a queue."""
