@@ -78,6 +78,9 @@ def test_nobody_restores_anything_in_vain_while_something_is_to_be_healed():
 def test_what_a_power_cut_spoils_comes_to_light_while_nobody_leads(seed):
     def story(cluster, leader):
         faults = DiskFaults(cluster, lambda: True)
+        disks = [server.disk for server in cluster.servers.values()]
+        # Without the first entry, which has the members, a node does not start.
+        cluster.wait_for(lambda: all(len(d.content.logs) > 3 for d in disks), 60, "the log")
         assert faults.spoil_in_power_cut()
         state = [s.incarnation for s in cluster.up()], [s.disk.is_damaged() for s in cluster.up()]
         assert cluster.leader() is None
