@@ -35,6 +35,7 @@ from raft.errors import (
     CommandTooLargeError,
     DeadlockError,
     EnqueueTimeoutError,
+    ForkedProcessError,
     InvalidConfigurationError,
     LeadershipTransferError,
     NothingNewToSnapshotError,
@@ -620,7 +621,10 @@ class Raft:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.shutdown().result()
+        try:
+            self.shutdown().result()
+        except ForkedProcessError:
+            pass  # a child that leaves the block it was forked in has nothing to shut down
 
     def __str__(self) -> str:
         return f"Node at {self._core.header.address} [{self._core.state.role}]"

@@ -146,14 +146,15 @@ def test_a_guard_lets_its_own_process_pass():
     ForkGuard("node n1").check()
 
 
-def test_a_guard_names_the_cure_in_a_forked_child():
+@pytest.mark.parametrize("fork", ["os.fork()", "ctypes.PyDLL(None).fork()"])
+def test_a_guard_names_the_cure_in_a_forked_child(fork):
     script = """
-import os
+import ctypes, os
 from raft.errors import ForkedProcessError
 from raft.runtime import ForkGuard
 
 guard = ForkGuard("node n1")
-if os.fork() == 0:
+if FORK == 0:
     try:
         guard.check()
     except ForkedProcessError as error:
@@ -161,7 +162,7 @@ if os.fork() == 0:
     os._exit(0)
 os.wait()
 guard.check()
-"""
+""".replace("FORK", fork)
 
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
