@@ -506,6 +506,7 @@ class Raft:
         """
         count(self._mine.metrics, "raft.restore")
         self._host.check_may_wait()
+        UserRestore(meta, reader, IndexFuture())  # what is of another type is refused at once
         self.read_barrier(timeout).result()  # an entry of this leadership is applied
         self._keep_state()
         future: IndexFuture[None] = IndexFuture(self._host)
