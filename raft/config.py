@@ -84,6 +84,9 @@ class Config:
     """Newest entries kept in memory for sending and applying, in bytes."""
     disk_stall_timeout: float = 10.0
     """A write that takes longer costs the leader its office."""
+    commit_stall_timeout: float = 10.0
+    """A leader that has entries to commit, and sees no progress for this long, gives up its office:
+    heartbeats may pass where entries do not. The callers' outcome is unknown."""
     shutdown_timeout: float = 10.0
     """`shutdown` gives up waiting for user code and disk after this long."""
     snapshot_send_rate: int = 0
@@ -208,6 +211,7 @@ def _too_long(c: Config) -> list[tuple[bool, str]]:
         ("snapshot_interval", c.snapshot_interval),
         ("leader_lease_timeout", c.leader_lease_timeout),
         ("disk_stall_timeout", c.disk_stall_timeout),
+        ("commit_stall_timeout", c.commit_stall_timeout),
         ("shutdown_timeout", c.shutdown_timeout),
     )
     return [
@@ -223,6 +227,7 @@ def _own_faults(c: Config) -> list[tuple[bool, str]]:
         ("max_command_bytes", c.max_command_bytes),
         ("max_inflight_appends", c.max_inflight_appends),
         ("disk_stall_timeout", c.disk_stall_timeout),
+        ("commit_stall_timeout", c.commit_stall_timeout),
         ("shutdown_timeout", c.shutdown_timeout),
     )
     not_negative = (

@@ -446,6 +446,14 @@ class WithQueueBound(Protocol):
 
 
 @runtime_checkable
+class WithProgress(Protocol):
+    """A pipeline that knows how much of a large request has arrived (beyond the original)."""
+
+    def acknowledged(self) -> int:
+        """Return how many bytes have arrived at the peer since it was opened; any thread."""
+
+
+@runtime_checkable
 class WithPeers(Protocol):
     """A transport whose connections are made by hand, for tests."""
 

@@ -109,6 +109,7 @@ METRICS: Mapping[str, Metric] = {
     "raft.state.leader": _counter("times that this node became leader"),
     "raft.transition.heartbeat_timeout": _counter("times that no leader was heard for too long"),
     "raft.transition.leader_lease_timeout": _counter("times that a leader lost its quorum"),
+    "raft.transition.commit_stall": _counter("times that a leader committed nothing and gave up"),
     "raft.peers": _gauge("servers in the configuration, this one and non-voters included"),
     "raft.commitNumLogs": _gauge("entries of the last commit of this leader"),
     "raft.commitTime": _timer("an entry's way from the leader's main thread to a majority"),

@@ -101,6 +101,8 @@ class Core:
     cluster_id: str | None = None
     fault: BaseException | None = None
     transfer_candidacy: bool = False  # set by TimeoutNow for the next campaign only (3.10)
+    stalls: int = 0  # leaderships of this node since the last commit that committed nothing
+    rest_until: float = 0.0  # after one, the others have the first try
     request_shutdown: Callable[[], None] = lambda: None
     was_persisting: Callable[[float], bool] = lambda _: False  # since then, a view of the FSM
     metrics: Metrics | None = None
@@ -268,6 +270,7 @@ class Core:
     def apply_committed(self, upto: int, applies: Sequence[tuple[int, Apply]] = ()) -> None:
         """Publish a commit index and have the FSM thread go there; never waits for it."""
         self.state.set_commit_index(upto)
+        self.stalls = 0
         self.membership.commit(upto)
         self.unsettled.committed(upto)
         self.fsm.commit(upto, applies)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from raft.engine.heartbeat import Heartbeats, Links
 from raft.engine.inbox import LogCorrupted, NewerTermSeen
@@ -24,7 +25,7 @@ from raft.errors import (
     SnapshotError,
     TransportError,
 )
-from raft.interfaces import AppendPipeline
+from raft.interfaces import AppendPipeline, WithProgress
 from raft.logs import get_logger
 from raft.messages import (
     AppendEntriesRequest,
@@ -51,6 +52,17 @@ class PeerStatus:
     next_index: int
     last_contact: float
     failures: int
+
+
+class Reach(NamedTuple):
+    """How far a peer has got: its match, and what of its next message has arrived by some way.
+
+    That is in bytes, or in seconds that a snapshot is sent for. It begins anew on another way.
+    """
+
+    match_index: int
+    way: object
+    arrived: float
 
 
 class _SupersededError(Exception):
@@ -81,6 +93,7 @@ class PeerReplicator:
         self._unanswered: deque[tuple[int, float, AppendEntriesRequest]] = deque()
         self._broken = False
         self._back_step = 1
+        self._sending_since: float | None = None  # a snapshot; the repl thread's
         self.heart = Heartbeats(links, server, self._stopped, self._peer_is_back)
 
     def start(self) -> None:
@@ -129,6 +142,15 @@ class PeerReplicator:
         with self._changed:
             heard, failures = self.heart.last_contact, self._failures
             return PeerStatus(self._server, self._match_index, self._next_index, heard, failures)
+
+    def reach(self) -> Reach:
+        """Return how far the peer has got, a large message that is on its way included."""
+        with self._changed:
+            match, since = self._match_index, self._sending_since
+            way: object = self._pipeline
+        if since is not None:
+            return Reach(match, since, self._links.runtime.monotonic() - since)
+        return Reach(match, way, way.acknowledged() if isinstance(way, WithProgress) else 0)
 
     # ---- repl thread ----
 
@@ -210,7 +232,7 @@ class PeerReplicator:
         with self._changed:
             self._broken = False
             server, next_index = self._server, self._next_index
-        request = self._request(next_index, count=0)
+        request = _request(self._links, next_index, count=0)
         links = self._links
         began = links.runtime.monotonic()
         answer = links.transport.append_entries(
@@ -261,21 +283,6 @@ class PeerReplicator:
         self._stopped.set()
         return True
 
-    def _request(self, next_index: int, count: int) -> AppendEntriesRequest:
-        """Build a request; an entry of a later term ends this replicator (law 4)."""
-        links = self._links
-        prev_index = next_index - 1
-        prev_term = links.log.term_at(prev_index) if prev_index else NO_TERM
-        commit = links.commit_index()
-        entries = (
-            links.log.entries(next_index, count, links.config.max_append_bytes) if count else ()
-        )
-        if prev_term > links.term or (entries and entries[-1].term > links.term):
-            raise _SupersededError
-        return AppendEntriesRequest(
-            links.header, links.term, prev_index, prev_term, entries, commit
-        )
-
     # ---- the pipeline: repl sends, pipe receives ----
 
     def _enter_pipeline(self, server: Server) -> None:
@@ -307,7 +314,7 @@ class PeerReplicator:
             self._kicked = False
             pipeline, next_index = self._pipeline, self._next_index
         count = min(links.config.max_append_entries, links.log.last_index() - next_index + 1)
-        request = self._request(next_index, max(count, 0))
+        request = _request(self._links, next_index, max(count, 0))
         last = next_index + len(request.entries) - 1
         with self._changed:
             if pipeline is None or pipeline is not self._pipeline or self._broken:
@@ -387,10 +394,13 @@ class PeerReplicator:
 
     def _try_snapshot(self) -> None:
         self._leave_pipeline()
+        self._sending_since = self._links.runtime.monotonic()
         try:
             self._send_snapshot()
         except (RaftError, OSError) as error:
             self._failed(error)
+        finally:
+            self._sending_since = None
 
     def _send_snapshot(self) -> None:
         """Send the newest snapshot; the peer goes on behind it."""
@@ -406,6 +416,17 @@ class PeerReplicator:
             self._next_index = meta.index + 1
             self._back_step = 1
         self._matched(meta.index)
+
+
+def _request(links: Links, next_index: int, count: int) -> AppendEntriesRequest:
+    """Build a request; an entry of a later term ends this replicator (law 4)."""
+    prev_index = next_index - 1
+    prev_term = links.log.term_at(prev_index) if prev_index else NO_TERM
+    commit = links.commit_index()
+    entries = links.log.entries(next_index, count, links.config.max_append_bytes) if count else ()
+    if prev_term > links.term or (entries and entries[-1].term > links.term):
+        raise _SupersededError
+    return AppendEntriesRequest(links.header, links.term, prev_index, prev_term, entries, commit)
 
 
 def _open_newest_snapshot(links: Links) -> tuple[SnapshotMeta, SnapshotReader]:

@@ -98,6 +98,8 @@ class Follower(Role):
             return self._warn("heartbeat timeout reached, not a voter in the latest configuration")
         if not may_campaign(core):
             return self._warn("disk or fsm is not fit, aborting election")
+        if core.runtime.monotonic() < core.rest_until:
+            return self._warn("committed nothing as the leader, leaving the election to others")
         return True
 
     def _warn(self, reason: str) -> bool:

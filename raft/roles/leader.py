@@ -51,6 +51,7 @@ from raft.roles.full_disk import FullDisk
 from raft.roles.inflight import InFlight
 from raft.roles.lease import Lease, Reads, report_contacts
 from raft.roles.peers import Peers
+from raft.roles.stall import CommitWatch
 from raft.roles.transfer import Transfers
 from raft.roles.user_restore import UserRestores
 from raft.types import Log, LogType, RaftState, ServerID, log_checksum
@@ -79,6 +80,7 @@ class Leader(Role):
         self.loss: RaftError | None = None  # why leadership ended, for those in flight
         self.peers = Peers(core, self._links())
         self.reads = Reads(core, self.start_index, self.peers.beat_now)
+        self.watch = CommitWatch(core, self.commitment, self.peers)
         self.transfers = Transfers(core, self.term, self.commitment, self.peers)
         self.full_disk = FullDisk(core, self.transfers)
         self.restores = UserRestores(core, self.term, self._dispatch_one)
@@ -358,6 +360,8 @@ class Leader(Role):
             # Departure 8; also when what overran, or failed in the background, has ended.
             self._step_down(StorageFailedError("the leader's disk has failed or stalled"))
             self.core.log.error("own disk is not fit, stepped down")
+        elif stall := self.watch.look(now):
+            self._step_down(stall)
         elif self.lease.is_over(now):
             self._check_lease()
         self._rearm()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raft.engine.core import Core
 from raft.engine.heartbeat import Links
-from raft.engine.replication import PeerReplicator
+from raft.engine.replication import PeerReplicator, Reach
 from raft.errors import NoThreadError
 from raft.observer import PeerObservation
 from raft.types import Configuration, Server, ServerID
@@ -77,6 +77,10 @@ class Peers:
     def last_contacts(self) -> dict[ServerID, float]:
         """Return when each was last heard, by the time of what it answered."""
         return {i: peer.heart.last_contact for i, peer in self._replicators.items()}
+
+    def reach(self) -> dict[ServerID, Reach]:
+        """Return how far each has got."""
+        return {i: peer.reach() for i, peer in self._replicators.items()}
 
     def next_indexes(self) -> dict[ServerID, int]:
         """Return what each would be sent next."""
