@@ -141,6 +141,28 @@ def test_what_is_sent_to_one_that_lags_comes_late_and_nothing_else():
     assert 1001.0 < in_world(run) < 1001.5
 
 
+def test_what_is_too_large_for_a_way_vanishes_and_the_rest_passes():
+    def run(world):
+        world.network.largest["a:1"] = 30
+        assert world.a.append_entries("b", "b:1", HEARTBEAT, 1.0).success
+        with pytest.raises(RPCTimeoutError):
+            world.a.append_entries("b", "b:1", appending(1, 1), 1.0)
+
+    in_world(run)
+
+
+def test_a_slow_way_carries_one_message_behind_the_other():
+    def run(world):
+        world.network.rates["a:1"] = 1000.0
+        pipeline = world.a.append_entries_pipeline("b", "b:1")
+        pipeline.append_entries(appending(1, 20))
+        began = world.scheduler.now
+        world.a.append_entries("b", "b:1", HEARTBEAT, 10.0)
+        assert world.scheduler.now - began > 0.4
+
+    in_world(run)
+
+
 def test_a_closed_way_back_loses_the_answer_alone():
     def run(world):
         world.network.close_way("b:1", "a:1")

@@ -83,6 +83,7 @@ class SimDisk:
         self._former: list[Content] = []  # before each harm that was done to it
         self.content = Content()
         self.slowness = 1.0
+        self.vote_seconds = 0.0  # that a vote record takes longer to write
         self.failures = 0
         self.is_full = False
         self.snapshot_count = 0  # for ids that are never used again
@@ -90,12 +91,12 @@ class SimDisk:
         self.on_store: Callable[[SnapshotMeta, bytes], None] = lambda _meta, _data: None
         self.on_snapshot: Callable[[], None] = lambda: None
 
-    def commit(self, process: SimRuntime, write: Write) -> None:
+    def commit(self, process: SimRuntime, write: Write, longer: float = 0.0) -> None:
         """Make a write durable; returns when it is. A dead process changes nothing."""
         scheduler = self._scheduler
         self._unsynced.append(write)
         spread = _LONGEST_SYNC - _SHORTEST_SYNC
-        scheduler.sleep((_SHORTEST_SYNC + spread * process.random()) * self.slowness)
+        scheduler.sleep((_SHORTEST_SYNC + spread * process.random()) * self.slowness + longer)
         if process.state is ProcessState.DEAD:
             raise OSError("a write of a process that is dead")
         self._unsynced.remove(write)
@@ -296,7 +297,8 @@ class SimStore:
                 self._disk.voted(content.vote(), value)
             content.values[key] = value
 
-        self._commit(change)
+        longer = self._disk.vote_seconds if key == HARD_STATE_KEY else 0.0
+        self._disk.commit(self._process, Write(change), longer)
 
     def get(self, key: bytes) -> bytes:
         """Return a value, or raise `KeyNotFoundError`."""

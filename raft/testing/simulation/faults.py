@@ -27,6 +27,9 @@ _NEWEST = 3  # entries at the end of a log that a power cut may spoil
 _SHORT_BREAK = 0.4  # seconds; two power cuts may come before anybody leads
 _WILDEST = 2.0  # by which a clock may be too fast or too slow
 _BETWEEN_WRITES = 0.002  # seconds; the next write has hardly begun
+_SLOWEST_VOTE = 0.4  # seconds: the election timeout
+_LARGEST_EMPTY = 30  # bytes of a message without entries
+_LONGEST_STALL = 12.0  # seconds; six times as long as a slow clock takes for the timeout
 _LARGEST_JUMP = 86_400.0  # seconds by which the time of day jumps
 
 
@@ -76,6 +79,8 @@ class NetworkFaults:
             (2, self.lose_messages),
             (2, self.slow_network),
             (1, self.slow_snapshots),
+            (1, self.throttle),
+            (1, self.swallow_entries),
         ]
 
     def repair(self) -> None:
@@ -84,6 +89,8 @@ class NetworkFaults:
         self._network.loss = self._network.duplication = 0.0
         self._network.slowness = self._network.snapshot_slowness = 1.0
         self._network.lag.clear()
+        self._network.rates.clear()
+        self._network.largest.clear()
 
     def _sides(self) -> tuple[list[str], list[str]]:
         sides: tuple[list[str], list[str]] = ([], [])
@@ -128,6 +135,36 @@ class NetworkFaults:
         """Let snapshots take as long to send as if they were large."""
         self._network.snapshot_slowness = 10.0 ** (3.0 * self._scheduler.chance.random())
 
+    def throttle(self) -> None:
+        """Let little pass from one server, or all, in a second: heartbeats wait behind entries."""
+        rate = 10.0 ** (2.5 + 2.0 * self._scheduler.chance.random())
+        servers = list(self._cluster.servers.values())
+        for server in servers if self._scheduler.pick(2) else [self._targets.leader()]:
+            self._network.rates[server.address] = rate
+
+    def swallow_entries(self) -> bool:
+        """Let all that is large vanish behind the leader: heartbeats pass, and entries do not.
+
+        It must let go, unless there is nothing to commit, or it does so alone.
+        """
+        leader = self._cluster.leader()
+        if leader is None or leader.node is None:
+            return False
+        node, scheduler = leader.node, self._scheduler
+        term, committed = node.current_term(), node.commit_index()
+        self._network.largest[leader.address] = _LARGEST_EMPTY
+        until = scheduler.now + _LONGEST_STALL
+        while leader.is_leader() and (node.current_term(), node.commit_index()) == (
+            term,
+            committed,
+        ):
+            scheduler.sleep(0.1)
+            if scheduler.now > until and node.last_index() > committed:
+                self._cluster.invariants.fail(f"stall: {leader} leads on and commits nothing")
+            elif scheduler.now > until:
+                break
+        return True
+
 
 class DiskFaults:
     """Disks are slow, full, fail, forget and spoil what they hold."""
@@ -139,6 +176,7 @@ class DiskFaults:
         self._may_harm_now = may_harm_now
         self.deck: Deck = [
             (1, self.slow_disk),
+            (1, self.slow_votes),
             (2, self.fail_disk),
             (1, self.fill_disk),
             (2, self.spoil),
@@ -150,12 +188,19 @@ class DiskFaults:
         """Let disks be fast and have room; what is lost stays lost."""
         for server in self._cluster.servers.values():
             server.disk.slowness = 1.0
+            server.disk.vote_seconds = 0.0
             server.disk.failures = 0
             server.disk.is_full = False
 
     def slow_disk(self) -> None:
         """Let one disk take long for each write, up to stalls."""
         self._targets.one().disk.slowness = 10.0 ** (3.0 * self._scheduler.chance.random())
+
+    def slow_votes(self) -> None:
+        """Let each vote take up to an election timeout to be written, on all disks."""
+        seconds = _SLOWEST_VOTE * self._scheduler.chance.random()
+        for server in self._cluster.servers.values():
+            server.disk.vote_seconds = seconds
 
     def fail_disk(self) -> None:
         """Let the next writes of one disk fail; often it tries for long before it says so."""

@@ -136,6 +136,9 @@ class SimNetwork:
         self.duplication = 0.0  # chance of each plain request to arrive twice
         self.slowness = 1.0  # multiplies every delay
         self.lag: dict[ServerAddress, float] = {}  # seconds by which all to somebody is later
+        self.largest: dict[ServerAddress, int] = {}  # bytes that pass from somebody; more vanish
+        self.rates: dict[ServerAddress, float] = {}  # bytes a second that leave on each way
+        self._free_at: dict[tuple[ServerAddress, ServerAddress], float] = {}  # when they have left
         self.snapshot_slowness = 1.0  # and this the time that a snapshot takes to send
         self.witness = Witness()
         self.on_vote: Callable[[ServerID], None] = lambda _: None
@@ -192,12 +195,21 @@ class SimNetwork:
             self.lag.get(target, 0.0)
         )
 
-    def is_lost(self, source: ServerAddress, target: ServerAddress) -> bool:
-        """Draw whether a message gets lost; always on a closed way."""
+    def travel(self, source: ServerAddress, target: ServerAddress, size: int) -> float:
+        """Draw how long a message is on its way, behind what the same way has to carry before."""
+        rate = self.rates.get(source)
+        if rate is None:
+            return self.delay(target)
+        now = self.scheduler.now
+        leaves = max(now, self._free_at.get((source, target), now)) + size / rate
+        self._free_at[source, target] = leaves
+        return leaves - now + self.delay(target)
+
+    def is_lost(self, source: ServerAddress, target: ServerAddress, size: int = 0) -> bool:
+        """Draw whether a message gets lost; always on a closed way, and if it is too large."""
         self.messages += 1
-        if self.is_open(source, target) and (
-            not self.loss or self.scheduler.chance.random() >= self.loss
-        ):
+        passes = self.is_open(source, target) and size <= self.largest.get(source, size)
+        if passes and (not self.loss or self.scheduler.chance.random() >= self.loss):
             return False
         self.lost += 1
         return True
@@ -211,7 +223,7 @@ class SimNetwork:
         stream: Stream | None = None,
     ) -> None:
         """Send a plain request; `on_answer` is called on no task, or never."""
-        if self.is_lost(source.address, target):
+        if self.is_lost(source.address, target, len(frame.payload)):
             return
 
         def respond(answer: Answer) -> None:
@@ -227,7 +239,8 @@ class SimNetwork:
             else:
                 self.start(host, source, lambda: host.receive(frame, respond, reader))
 
-        self.scheduler.call_later(self.delay(target), partial(arrive, stream))
+        way = self.travel(source.address, target, len(frame.payload))
+        self.scheduler.call_later(way, partial(arrive, stream))
         if self.duplication and self.scheduler.chance.random() < self.duplication:
             echo = None if stream is None else stream.again()
             lateness = 4.0 ** (1.0 + _LATEST_ECHO * self.scheduler.chance.random())

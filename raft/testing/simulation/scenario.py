@@ -396,5 +396,6 @@ def _draw_configuration(scheduler: Scheduler) -> Callable[[Config], None]:
         config.shutdown_on_remove = shutdown_on_remove
         config.restore_committed_logs = restore_committed
         config.disk_stall_timeout = 2.0
+        config.commit_stall_timeout = 1.0
 
     return configure

@@ -279,7 +279,8 @@ class SimPipeline:
         self._check_open()
         source = self._source
         frame = source.network.pack(request, self._server_id, source.cluster_id())
-        self._send(0, source.address, self._target.address, lambda: self._requests.put(frame))
+        size = len(frame.payload)
+        self._send(0, source.address, self._target.address, size, lambda: self._requests.put(frame))
 
     def receive(self, timeout: float | None = None) -> AppendEntriesResponse:
         """Return the oldest answer not yet received, or raise it."""
@@ -315,16 +316,22 @@ class SimPipeline:
             raise ConnectionLostError("the connection was reset")
 
     def _send(
-        self, way: int, source: ServerAddress, target: ServerAddress, action: Callable[[], None]
+        self,
+        way: int,
+        source: ServerAddress,
+        target: ServerAddress,
+        size: int,
+        action: Callable[[], None],
     ) -> None:
         """Have something happen at the other end, behind what was sent before."""
         network = self._source.network
         if self._is_stuck:
             return
-        if network.is_lost(source, target):
+        if network.is_lost(source, target, size):
             self._lose()
             return
-        arrives_at = max(self._arrives_at[way], self._scheduler.now + network.delay(target))
+        took = network.travel(source, target, size)
+        arrives_at = max(self._arrives_at[way], self._scheduler.now + took)
         self._arrives_at[way] = arrives_at
 
         def arrive() -> None:
@@ -365,7 +372,7 @@ class SimPipeline:
 
             target.receive(frame, respond)
             answered.wait()
-            self._send(1, target.address, source.address, partial(self._take, answers[0]))
+            self._send(1, target.address, source.address, 0, partial(self._take, answers[0]))
 
 
 class _Stream:
@@ -393,9 +400,10 @@ class _Stream:
 
     def send(self, piece: bytes) -> None:
         """Send the next piece; a lost one breaks the stream."""
-        network = self._source.network
-        self._is_broken = self._is_broken or network.is_lost(self._source.address, self._target)
-        self._arrives_at = max(self._arrives_at, self._scheduler.now + network.delay(self._target))
+        network, source, size = self._source.network, self._source.address, len(piece)
+        self._is_broken = self._is_broken or network.is_lost(source, self._target, size)
+        took = network.travel(source, self._target, size)
+        self._arrives_at = max(self._arrives_at, self._scheduler.now + took)
         if not self._is_broken:
             delay = self._arrives_at - self._scheduler.now
             self._scheduler.call_later(delay, lambda: self._feed(piece))

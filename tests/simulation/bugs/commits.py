@@ -10,6 +10,7 @@ COMMITMENT = "raft/engine/commitment.py"
 FSM_RUNNER = "raft/engine/fsm_runner.py"
 LEADER = "raft/roles/leader.py"
 REPLICATION = "raft/engine/replication.py"
+STALL = "raft/roles/stall.py"
 
 BUGS = (
     bug(
@@ -25,6 +26,20 @@ BUGS = (
         COMMITMENT,
         "    ascending = sorted(match_indexes)",
         "    ascending = list(match_indexes)",
+    ),
+    bug(
+        "leader that commits nothing leads on",
+        "heartbeats pass where entries do not (an MTU that nobody tells): nobody else has a try",
+        STALL,
+        "        if self._seconds < core.config.commit_stall_timeout:",
+        "        if True:",
+    ),
+    bug(
+        "heartbeats count as progress",
+        "the same: that something is answered is taken for getting on",
+        STALL,
+        "        if self._have_moved(commit_index) or not is_waiting or is_alone:",
+        "        if not is_waiting or is_alone or self._peers.last_contacts():",
     ),
     bug(
         "half of an even cluster commits",

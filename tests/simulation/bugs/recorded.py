@@ -33,6 +33,8 @@ RECORDED = {
     "damage is forgotten by a restart": (7, "invariant"),
     "commit by counting in an old term": (0, "invariant"),
     "commit over unsorted progress": (0, "invariant"),
+    "leader that commits nothing leads on": (5, "invariant"),
+    "heartbeats count as progress": (0, "invariant"),
     "half of an even cluster commits": (1, "invariant"),
     "follower commits what it has": (3, "invariant"),
     "own match moves at once": (0, "invariant"),
