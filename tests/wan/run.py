@@ -24,6 +24,7 @@ LONGEST_FAILOVER = 60.0
 FAILOVER_RATIO = 1.3  # of hashicorp/raft's on the same network
 LINE_RATE = 0.8  # of what the link can carry
 NEAR = 0.02  # seconds there and back, where the rate is what matters
+LONGEST_HOLE = 15.0  # seconds; commit_stall_timeout and a look or two
 LONGEST_LAG = 150.0
 SLOW_DISKS = (0.5, 1.0)
 ELECTION_SECONDS = 10.0
@@ -197,12 +198,34 @@ def disks(bench: Bench) -> Iterator[Finding]:
             )
 
 
+def hole(bench: Bench) -> Iterator[Finding]:
+    """Packets above 400 bytes from the leader vanish: another one leads, and writes go on."""
+    with (
+        Network(3, bench.congestion_control) as network,
+        WanCluster(network, bench.place("hole")) as cluster,
+    ):
+        leader = cluster.wait_for_leader(LONGEST_FAILOVER)
+        host = cluster.servers.index(leader)
+        for other in range(3):
+            network.set_link(host, other, way=NEAR / 2, largest=400)
+        answer = leader.ask("apply", 1000)
+        took = cluster.time_to_write(LONGEST_FAILOVER)
+        is_another = cluster.leader() is not leader
+        yield Finding(
+            f"packets above 400 bytes vanish: {answer.get('error', 'written')!r} after"
+            f" {answer['seconds']:.1f} s, the next write after"
+            f" {'never' if took is None else f'{took:.1f} s'}, by another: {is_another}",
+            "error" in answer and answer["seconds"] < LONGEST_HOLE and took is not None,
+        )
+
+
 MEASUREMENTS: dict[str, Callable[[Bench], Iterator[Finding]]] = {
     "far": far,
     "failover": failover,
     "lag": lag,
     "large": large,
     "disks": disks,
+    "hole": hole,
 }
 
 
