@@ -101,6 +101,25 @@ class Watch:
         return self.loss
 
 
+def test_a_leader_that_gave_up_is_counted():
+    watch = Watch()
+    counted = watch.core.metrics = Counted()
+
+    watch.advance(1.1 * STALL)
+
+    assert counted.names == ["raft.transition.commit_stall"]
+
+
+class Counted:
+    """Metrics that keep the names of what was counted."""
+
+    def __init__(self):
+        self.names = []
+
+    def incr_counter(self, name):
+        self.names.append(name)
+
+
 def test_what_arrives_of_a_large_message_is_progress():
     watch = Watch()
 
