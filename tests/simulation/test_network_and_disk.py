@@ -134,7 +134,7 @@ def test_a_call_times_out_by_the_clock_of_its_process():
 
 def test_what_is_sent_to_one_that_lags_comes_late_and_nothing_else():
     def run(world):
-        world.network.lag["a:1"] = 1.0
+        world.network.ways.lag["a:1"] = 1.0
         world.a.request_vote("b", "b:1", VOTE, 2.0)
         return world.scheduler.now
 
@@ -143,7 +143,7 @@ def test_what_is_sent_to_one_that_lags_comes_late_and_nothing_else():
 
 def test_what_is_too_large_for_a_way_vanishes_and_the_rest_passes():
     def run(world):
-        world.network.largest["a:1"] = 30
+        world.network.ways.largest["a:1"] = 30
         assert world.a.append_entries("b", "b:1", HEARTBEAT, 1.0).success
         with pytest.raises(RPCTimeoutError):
             world.a.append_entries("b", "b:1", appending(1, 1), 1.0)
@@ -153,7 +153,7 @@ def test_what_is_too_large_for_a_way_vanishes_and_the_rest_passes():
 
 def test_a_slow_way_carries_one_message_behind_the_other():
     def run(world):
-        world.network.rates["a:1"] = 1000.0
+        world.network.ways.rates["a:1"] = 1000.0
         pipeline = world.a.append_entries_pipeline("b", "b:1")
         pipeline.append_entries(appending(1, 20))
         began = world.scheduler.now

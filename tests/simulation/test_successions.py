@@ -60,7 +60,7 @@ def test_a_deluded_leader_leads_beside_another_one():
         faults, seen = successions(cluster), []
         cluster.on_leader = lambda server: seen.append(server in others and leader.is_leader())
         assert faults.delude_leader()
-        assert not cluster.network.lag
+        assert not cluster.network.ways.lag
         return any(seen)
 
     assert sum(in_quick_cluster(story, seed=seed) for seed in range(6)) >= 5

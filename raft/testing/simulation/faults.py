@@ -88,9 +88,7 @@ class NetworkFaults:
         self._network.heal()
         self._network.loss = self._network.duplication = 0.0
         self._network.slowness = self._network.snapshot_slowness = 1.0
-        self._network.lag.clear()
-        self._network.rates.clear()
-        self._network.largest.clear()
+        self._network.ways.clear()
 
     def _sides(self) -> tuple[list[str], list[str]]:
         sides: tuple[list[str], list[str]] = ([], [])
@@ -140,7 +138,7 @@ class NetworkFaults:
         rate = 10.0 ** (2.5 + 2.0 * self._scheduler.chance.random())
         servers = list(self._cluster.servers.values())
         for server in servers if self._scheduler.pick(2) else [self._targets.leader()]:
-            self._network.rates[server.address] = rate
+            self._network.ways.rates[server.address] = rate
 
     def swallow_entries(self) -> bool:
         """Let all that is large vanish behind the leader: heartbeats pass, and entries do not.
@@ -152,7 +150,7 @@ class NetworkFaults:
             return False
         node, scheduler = leader.node, self._scheduler
         term, committed = node.current_term(), node.commit_index()
-        self._network.largest[leader.address] = _LARGEST_EMPTY
+        self._network.ways.largest[leader.address] = _LARGEST_EMPTY
         until = scheduler.now + _LONGEST_STALL
         while leader.is_leader() and (node.current_term(), node.commit_index()) == (
             term,

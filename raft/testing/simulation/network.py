@@ -124,6 +124,31 @@ class Stream(SnapshotReader, Protocol):
         """Return the same bytes for another reader, as they come; before the first was sent."""
 
 
+class Ways:
+    """What is special about the ways from and to single servers; empty for nothing."""
+
+    def __init__(self) -> None:
+        self.lag: dict[ServerAddress, float] = {}  # seconds by which all to somebody is later
+        self.largest: dict[ServerAddress, int] = {}  # bytes that pass from somebody; more vanish
+        self.rates: dict[ServerAddress, float] = {}  # bytes a second that leave on each way
+        self._free_at: dict[tuple[ServerAddress, ServerAddress], float] = {}  # when they have left
+
+    def clear(self) -> None:
+        """Make all ways plain."""
+        self.lag.clear()
+        self.largest.clear()
+        self.rates.clear()
+
+    def queue(self, source: ServerAddress, target: ServerAddress, size: int, now: float) -> float:
+        """Return how long a message waits for what the same way has to carry before, and itself."""
+        rate = self.rates.get(source)
+        if rate is None:
+            return 0.0
+        leaves = max(now, self._free_at.get((source, target), now)) + size / rate
+        self._free_at[source, target] = leaves
+        return leaves - now
+
+
 class SimNetwork:
     """All ways between servers. Closed ways and rates may be changed at any time."""
 
@@ -135,10 +160,7 @@ class SimNetwork:
         self.loss = 0.0  # chance of each message to be lost
         self.duplication = 0.0  # chance of each plain request to arrive twice
         self.slowness = 1.0  # multiplies every delay
-        self.lag: dict[ServerAddress, float] = {}  # seconds by which all to somebody is later
-        self.largest: dict[ServerAddress, int] = {}  # bytes that pass from somebody; more vanish
-        self.rates: dict[ServerAddress, float] = {}  # bytes a second that leave on each way
-        self._free_at: dict[tuple[ServerAddress, ServerAddress], float] = {}  # when they have left
+        self.ways = Ways()
         self.snapshot_slowness = 1.0  # and this the time that a snapshot takes to send
         self.witness = Witness()
         self.on_vote: Callable[[ServerID], None] = lambda _: None
@@ -192,23 +214,18 @@ class SimNetwork:
         chance = self.scheduler.chance.random
         longest = _LONGEST_DELAY if chance() < _LONG_DELAY_CHANCE else _USUAL_DELAY
         return (_SHORTEST_DELAY + (longest - _SHORTEST_DELAY) * chance()) * self.slowness + (
-            self.lag.get(target, 0.0)
+            self.ways.lag.get(target, 0.0)
         )
 
     def travel(self, source: ServerAddress, target: ServerAddress, size: int) -> float:
         """Draw how long a message is on its way, behind what the same way has to carry before."""
-        rate = self.rates.get(source)
-        if rate is None:
-            return self.delay(target)
-        now = self.scheduler.now
-        leaves = max(now, self._free_at.get((source, target), now)) + size / rate
-        self._free_at[source, target] = leaves
-        return leaves - now + self.delay(target)
+        queued = self.ways.queue(source, target, size, self.scheduler.now)
+        return queued + self.delay(target)
 
     def is_lost(self, source: ServerAddress, target: ServerAddress, size: int = 0) -> bool:
         """Draw whether a message gets lost; always on a closed way, and if it is too large."""
         self.messages += 1
-        passes = self.is_open(source, target) and size <= self.largest.get(source, size)
+        passes = self.is_open(source, target) and size <= self.ways.largest.get(source, size)
         if passes and (not self.loss or self.scheduler.chance.random() >= self.loss):
             return False
         self.lost += 1

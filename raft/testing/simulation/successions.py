@@ -101,10 +101,10 @@ class Successions:
         for server in self._others([leader]):
             server.run_clock(_FAST)
         leader.run_clock(_SLOW)
-        self._cluster.network.lag[leader.address] = 0.8 + 0.6 * chance()
+        self._cluster.network.ways.lag[leader.address] = 0.8 + 0.6 * chance()
         self._wait(lambda: self._successor([leader]) is not None, _LONGEST_SUCCESSION)
         self._scheduler.sleep(_LONGEST_DELUSION * chance())
-        self._cluster.network.lag.clear()
+        self._cluster.network.ways.lag.clear()
         return True
 
     # ---- parts ----
