@@ -94,6 +94,7 @@ from raft.observer import (
     Observer,
     PeerObservation,
     ResumedHeartbeatObservation,
+    VoterReplacedObservation,
 )
 from raft.types import (
     Configuration,
@@ -188,6 +189,7 @@ __all__ = [
     "Transport",
     "TransportError",
     "UnsupportedProtocolError",
+    "VoterReplacedObservation",
     "bootstrap_cluster",
     "decode_configuration",
     "default_config",

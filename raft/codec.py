@@ -22,6 +22,7 @@ from raft.messages import (
     AppendEntriesResponse,
     InstallSnapshotRequest,
     InstallSnapshotResponse,
+    Note,
     Request,
     RequestPreVoteRequest,
     RequestPreVoteResponse,
@@ -331,7 +332,8 @@ def decode_hard_state(data: bytes) -> tuple[int, str, str]:
 
 
 def _pack_header(header: RPCHeader) -> list[Any]:
-    return [header.id, header.address, header.protocol_version]
+    fields = [header.id, header.address, header.protocol_version]
+    return [*fields, header.incarnation] if header.incarnation else fields
 
 
 def _unpack_header(value: object) -> RPCHeader:
@@ -340,7 +342,25 @@ def _unpack_header(value: object) -> RPCHeader:
         _text(fields[0], "sender's id"),
         _text(fields[1], "sender's address"),
         _uint(fields[2], "protocol version"),
+        _text(fields[3], "sender's incarnation") if len(fields) > 3 else "",
     )
+
+
+def unpack_notes(value: object, what: str) -> tuple[Note, ...]:
+    """Return the notes on incarnations that plain data stands for, or raise `ProtocolError`."""
+    if not isinstance(value, list):
+        raise ProtocolError(f"{what} is no list")
+    notes = []
+    for item in value:
+        server_id, incarnation, since = _fields(item, 3, "note")
+        notes.append(
+            Note(
+                _text(server_id, "note's id"),
+                _text(incarnation, "note's incarnation"),
+                _uint(since, "note's index"),
+            )
+        )
+    return tuple(notes)
 
 
 def _logs(value: object, what: str) -> tuple[Log, ...]:
@@ -363,6 +383,7 @@ _APPEND_ENTRIES: _Layout = (
     ("entries", _logs),
     ("leader_commit", _uint),
 )
+_NOTES: tuple[str, _Reader] = ("notes", unpack_notes)
 _APPEND_ENTRIES_ANSWER: _Layout = (
     ("term", _uint),
     ("last_log", _uint),
@@ -410,6 +431,8 @@ def encode_message(message: Request | Response) -> tuple[int, bytes]:
         elif reader is _configuration:
             value = encode_configuration(value)
         fields.append(value)
+    if isinstance(message, AppendEntriesRequest) and message.notes:
+        fields.append([list(note) for note in message.notes])
     return code, cbor2.dumps(fields)
 
 
@@ -419,7 +442,10 @@ def decode_message(code: int, payload: bytes) -> Request | Response:
     if entry is None:
         raise ProtocolError(f"unknown message type {code}")
     kind, layout = entry
-    fields = _fields(loads(payload), len(layout) + 1, kind.__name__)
+    value = loads(payload)
+    if layout is _APPEND_ENTRIES and isinstance(value, list) and len(value) > len(layout) + 1:
+        layout = (*layout, _NOTES)  # they come only when they have changed
+    fields = _fields(value, len(layout) + 1, kind.__name__)
     values = {
         name: reader(value, f"{kind.__name__}.{name}")
         for (name, reader), value in zip(layout, fields[1:], strict=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from raft.types import (
     EMPTY_CONFIGURATION,
@@ -35,13 +35,22 @@ class RPCHeader:
     id: ServerID = ""
     address: ServerAddress = ""
     protocol_version: int = PROTOCOL_VERSION
+    incarnation: str = ""  # of the sender's data directory (departure 21); "" says nothing
+
+
+class Note(NamedTuple):
+    """Which incarnation of a voter was counted on, when the configuration at `since` was new."""
+
+    server_id: ServerID
+    incarnation: str
+    since: int
 
 
 @dataclass(frozen=True, slots=True)
 class AppendEntriesRequest:
     """Replicate entries, or just be heard: a request without entries and position is a heartbeat.
 
-    The leader is named by the header.
+    The leader is named by the header. `notes` come along when they have changed (departure 21).
     """
 
     header: RPCHeader
@@ -50,6 +59,7 @@ class AppendEntriesRequest:
     prev_log_term: int = 0
     entries: tuple[Log, ...] = ()
     leader_commit: int = 0
+    notes: tuple[Note, ...] = ()
 
     def is_heartbeat(self) -> bool:
         """Tell whether this may be answered off the main thread, as the original's fast path."""
@@ -59,6 +69,7 @@ class AppendEntriesRequest:
             and self.prev_log_term == 0
             and not self.entries
             and self.leader_commit == 0
+            and not self.notes
             and self.header.address != ""
         )
 

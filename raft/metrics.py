@@ -152,6 +152,7 @@ METRICS: Mapping[str, Metric] = {
     "raft.net.rpcEnqueue": _timer("handing a request over", "rpcType"),
     "raft.net.rpcRespond": _timer("waiting for the answer to a request", "rpcType"),
     # Beyond the original:
+    "raft.voter.replaced": _counter("voters found with another data directory than before"),
     "raft.fsm.failedCommands": _counter("commands that FSM.apply answered by an exception"),
     "raft.fsm.pending": _gauge("entries committed and not applied yet"),
     "raft.term": _gauge("the term"),

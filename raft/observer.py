@@ -67,6 +67,18 @@ class FailedCommandObservation:
     is_answered: bool
 
 
+@dataclass(frozen=True, slots=True)
+class VoterReplacedObservation:
+    """A voter has another data directory than the one counted on: it counts no more.
+
+    Remove the server and add it again.
+    """
+
+    server_id: ServerID
+    expected: str
+    found: str
+
+
 ObservationData: TypeAlias = (
     RaftState
     | LeaderObservation
@@ -76,6 +88,7 @@ ObservationData: TypeAlias = (
     | FailedHeartbeatObservation
     | ResumedHeartbeatObservation
     | FailedCommandObservation
+    | VoterReplacedObservation
 )
 
 

@@ -30,8 +30,8 @@ class Group(NamedTuple):
 
 
 PARTS = (
-    "state disk raft_log membership commitment inbox progress fsm_faults fsm_check state_machine"
-    " fsm_answers fsm_restores fsm_runner settling damage plausible"
+    "state disk raft_log membership incarnations commitment inbox progress fsm_faults fsm_check"
+    " state_machine fsm_answers fsm_restores fsm_runner settling damage plausible"
 )
 RUNNERS = (
     "append_entries request_vote install_snapshot heartbeat replication snapshotter first_start"
@@ -59,7 +59,10 @@ GROUPS = {
     "role": Group(3, "raft.roles.base"),
     "lease": Group(
         3,
-        _within("raft.roles", "lease inflight peers stall transfer changes user_restore full_disk"),
+        _within(
+            "raft.roles",
+            "lease inflight peers voters stall transfer changes user_restore full_disk",
+        ),
         "role",
     ),
     "follower": Group(3, "raft.roles.follower raft.roles.candidate", "role"),
@@ -106,6 +109,7 @@ Definition = Function | ast.ClassDef
 # What the guard rails would not allow, and the reason. Keys are "raft/node.py:Raft.stats lines"
 # (for classes also `methods` and `attributes`), or for a whole file "raft/node.py lines".
 EXCEPTIONS: dict[str, str] = {
+    "raft/engine/assembly.py:assemble lines": "three over: it is the list of a node's parts",
     "raft/engine/core.py:Core attributes": "it is the list of a node's collaborators",
     "raft/engine/fsm_runner.py:FsmRunner attributes": "one over: collaborators and wishes",
     "raft/engine/replication.py:PeerReplicator methods": "two over: probing and the window share"

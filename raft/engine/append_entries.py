@@ -57,6 +57,8 @@ def receive_append_entries(core: Core, rpc: RPC, request: AppendEntriesRequest) 
     core.state.touch(core.runtime.monotonic())
     if not request.is_heartbeat():
         core.adopt_cluster_id(rpc)
+    if request.notes and (learn := core.incarnations.plan_learned(request.notes, core.local_id)):
+        core.write("incarnations", learn)
     if not _has_previous(core, request):
         core.log.debug("refusing entries prev_index=%d", request.prev_log_index)
         rpc.respond(

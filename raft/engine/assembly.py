@@ -13,6 +13,7 @@ from raft.engine.disk import Disk
 from raft.engine.fsm_faults import note_halt
 from raft.engine.fsm_runner import FsmRunner
 from raft.engine.inbox import Inbox
+from raft.engine.incarnations import Incarnations, load_incarnation
 from raft.engine.membership import Membership
 from raft.engine.raft_log import RaftLog
 from raft.engine.settling import Unsettled
@@ -24,6 +25,7 @@ from raft.messages import RPCHeader
 from raft.metrics import Metrics
 from raft.observer import Events, LatestValue, ObservationData
 from raft.runtime import ForkGuard, Runtime, ThreadGroup
+from raft.types import ServerID
 
 
 class NodeHost:
@@ -52,6 +54,14 @@ def make_metrics(config: Config, runtime: Runtime) -> Metrics | None:
     return Metrics(config.metrics, runtime, legacy=not config.no_legacy_telemetry)
 
 
+def make_header(
+    local_id: ServerID, transport: Transport, stable: StableStore, runtime: Runtime
+) -> RPCHeader:
+    """Return what every message of this node begins with."""
+    incarnation = load_incarnation(stable, runtime)
+    return RPCHeader(local_id, transport.local_addr(), incarnation=incarnation)
+
+
 def assemble(
     *,
     runtime: Runtime,
@@ -69,11 +79,13 @@ def assemble(
     metrics = make_metrics(config, runtime)
     state = NodeState(runtime)
     disk = Disk(runtime, [logs, stable], config.disk_stall_timeout)
+    log = NodeLogger(logger, config.local_id, state)
+    membership = Membership()
     raft_log = RaftLog(runtime, logs, config.recent_log_bytes, partial(note_replaced, stable))
     return Core(
         runtime=runtime,
         config=config,
-        log=NodeLogger(logger, config.local_id, state),
+        log=log,
         threads=ThreadGroup(runtime, f"raft-{config.local_id}"),
         inbox=inbox,
         state=state,
@@ -96,10 +108,11 @@ def assemble(
         ),
         leader_ch=LatestValue(runtime),
         emit=emit,
-        header=RPCHeader(config.local_id, transport.local_addr()),
-        membership=Membership(),
+        header=make_header(config.local_id, transport, stable, runtime),
+        membership=membership,
         main_ended=runtime.event(),
         unsettled=Unsettled(disk, snapshots),
         metrics=metrics,
         damage=Damage(disk, logs, stable, raft_log),
+        incarnations=Incarnations(stable, runtime, membership, emit, log, metrics),
     )

@@ -40,19 +40,26 @@ class Commitment:
         self._watched: dict[ServerID, int] = {}
         self._match: dict[ServerID, int] = {s.id: NO_INDEX for s in configuration.voters()}
         self._retired: set[object] = set()  # one for each removal
+        # Which incarnation of each server counts (departure 21), and what others have reported.
+        self._admitted: dict[ServerID, str | None] = {}
+        self._reported: dict[ServerID, tuple[str, int]] = {}
         self._announced = False
         self.commit_index = NO_INDEX  # written under the lock, read without
 
-    def match(self, server_id: ServerID, index: int, source: object = None) -> None:
+    def match(
+        self, server_id: ServerID, index: int, source: object = None, incarnation: str = ""
+    ) -> None:
         """Note that a server has the log up to `index` on disk; others than voters do not count.
 
-        Nor does what a retired source reports.
+        Nor does what a retired source reports, or another incarnation than the admitted one.
         """
         announce = False
         with self._lock:
             if source in self._retired:
                 return
-            if index > self._match.get(server_id, index):
+            if incarnation and self._admitted.get(server_id) != incarnation:
+                self._reported[server_id] = (incarnation, index)
+            elif index > self._match.get(server_id, index):
                 self._match[server_id] = index
                 announce = self._recalculate()
             reached = index >= self._watched.get(server_id, index + 1)
@@ -62,6 +69,20 @@ class Commitment:
             self._on_advance()
         if reached:
             self._on_reached(server_id, index)
+
+    def admit(self, server_id: ServerID, incarnation: str | None) -> None:
+        """Count what this incarnation of a server reports, and has reported; None for none."""
+        with self._lock:
+            if incarnation is not None and self._admitted.get(server_id) == incarnation:
+                return
+            self._admitted[server_id] = incarnation
+            reported, index = self._reported.get(server_id, ("", NO_INDEX))
+            if server_id in self._match:
+                # What another one had is gone, but for what is committed by it already.
+                self._match[server_id] = index if reported == incarnation else NO_INDEX
+            announce = self._recalculate()
+        if announce:
+            self._on_advance()
 
     def retire(self, source: object) -> None:
         """Count no more reports of a source: its server was removed.

@@ -15,6 +15,7 @@ from raft.engine.damage import Damage
 from raft.engine.disk import Disk, Write
 from raft.engine.fsm_runner import FsmRunner
 from raft.engine.inbox import Apply, Bootstrap, ClientMessage, Inbox, Message, SnapshotReceived
+from raft.engine.incarnations import Incarnations
 from raft.engine.membership import Membership, configurations_in
 from raft.engine.plausible import check_term
 from raft.engine.raft_log import RaftLog
@@ -97,6 +98,7 @@ class Core:
     main_ended: Event
     unsettled: Unsettled
     damage: Damage
+    incarnations: Incarnations
     hard_state: HardState = field(default_factory=HardState)  # as it is on disk
     cluster_id: str | None = None
     fault: BaseException | None = None

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from raft.config import Config
-from raft.engine.inbox import BeatAnswered, ControlMessage, NewerTermSeen
+from raft.engine.inbox import BeatAnswered, ControlMessage, NewerTermSeen, PeerMet
 from raft.engine.plausible import check_term
 from raft.engine.raft_log import RaftLog
 from raft.errors import RaftError
 from raft.interfaces import SnapshotStore, Transport
 from raft.logs import get_logger
-from raft.messages import AppendEntriesRequest, RPCHeader
+from raft.messages import AppendEntriesRequest, Note, RPCHeader
 from raft.metrics import Metrics
 from raft.observer import (
     FailedHeartbeatObservation,
@@ -36,8 +36,8 @@ _BACKOFF_BASE = 0.01  # seconds after the first failure, doubling
 class Progress(Protocol):
     """What a replicator reports to: the leader's `Commitment`."""
 
-    def match(self, server_id: ServerID, index: int, source: object) -> None:
-        """Note that a server has the log up to `index` on disk."""
+    def match(self, server_id: ServerID, index: int, source: object, incarnation: str = "") -> None:
+        """Note that this incarnation of a server has the log up to `index` on disk."""
 
     def retire(self, source: object) -> None:
         """Count no more reports of a source."""
@@ -60,6 +60,7 @@ class Links:
     verify_sequence: Callable[[], int]
     post: Callable[[ControlMessage], None]
     emit: Callable[[ObservationData], None]
+    notes: Callable[[], tuple[Note, ...]] = lambda: ()
     metrics: Metrics | None = None
 
 
@@ -77,6 +78,7 @@ class Heartbeats:
         self._wanted = False
         self._is_back = False
         self._counts = True
+        self._met = ""  # the incarnation that answered last
         self.last_contact = links.runtime.monotonic()
         # The beat thread's own, without the lock.
         self._failures = 0
@@ -113,13 +115,17 @@ class Heartbeats:
         with self._changed:
             self._counts = False
 
-    def touch(self) -> None:
+    def touch(self, peer: RPCHeader) -> None:
         """Note contact: an answer of the peer has come, however long its way was; any thread.
 
-        It may be older than that, so nothing but the lease may rest on it (`roles/lease.py`).
+        It may be older than that, so nothing but the lease may rest on it (`roles/lease.py`). The
+        main thread is told when it comes from another data directory than the one before.
         """
         with self._changed:
             self.last_contact = self._links.runtime.monotonic()
+            is_new, self._met = peer.incarnation != self._met, peer.incarnation
+        if is_new:
+            self._links.post(PeerMet(self._links.term, self._server.id, peer.incarnation))
 
     def run(self) -> None:
         """Be the beat thread."""
@@ -143,10 +149,11 @@ class Heartbeats:
             if answer.term > links.term:
                 links.post(NewerTermSeen(links.term, answer.term))
                 return
-            self._answered()
+            self._answered(answer.header)
             if answer.success and sequence > self._confirmed and self._counts:
                 self._confirmed = sequence
-                links.post(BeatAnswered(links.term, server.id, sequence))
+                incarnation = answer.header.incarnation
+                links.post(BeatAnswered(links.term, server.id, sequence, incarnation))
 
     def _wait(self) -> bool:
         """Wait for the next round; False to end."""
@@ -172,9 +179,9 @@ class Heartbeats:
             _log.warning("heartbeat failed peer=%s error=%s", self._server.id, error)
         self._links.emit(FailedHeartbeatObservation(self._server.id, self.last_contact))
 
-    def _answered(self) -> None:
+    def _answered(self, peer: RPCHeader) -> None:
         was_heard = self.last_contact > self._failed_at  # entries were answered: they go on
-        self.touch()
+        self.touch(peer)
         if self._failures:
             self._failures = 0
             if not was_heard:

@@ -199,6 +199,16 @@ class BeatAnswered:
     term: int
     server_id: ServerID
     sequence: int
+    incarnation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerMet:
+    """A peer answers from this data directory, or the note on it is durable by now."""
+
+    term: int
+    server_id: ServerID
+    incarnation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +284,7 @@ class VoteReceived:
     pre_vote: bool
     term: int
     granted: bool
+    incarnation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +314,7 @@ ControlMessage: TypeAlias = (
     CommitAdvanced
     | NewerTermSeen
     | BeatAnswered
+    | PeerMet
     | ServerReached
     | TransferAnswered
     | RestoreStored

@@ -128,6 +128,17 @@ class Membership:
         self.committed_index = NO_INDEX
         self.latest = EMPTY_CONFIGURATION
         self.latest_index = NO_INDEX
+        self._added: dict[ServerID, int] = {}  # which configuration brought a member
+
+    def added_at(self, server_id: ServerID) -> int:
+        """Return the index of the configuration that added a member; 0 if that is compacted."""
+        return self._added.get(server_id, NO_INDEX)
+
+    def _take(self, index: int, configuration: Configuration) -> None:
+        for server in configuration.servers:
+            if self.latest.server(server.id) is None:
+                self._added[server.id] = index
+        self.latest, self.latest_index = configuration, index
 
     def is_stable(self) -> bool:
         """Tell whether the latest configuration is committed."""
@@ -146,11 +157,11 @@ class Membership:
         A leader writes the next one only after the one before is committed.
         """
         self.committed, self.committed_index = self.latest, self.latest_index
-        self.latest, self.latest_index = configuration, index
+        self._take(index, configuration)
 
     def append_own(self, index: int, configuration: Configuration) -> None:
         """Take over a configuration that this leader appended."""
-        self.latest, self.latest_index = configuration, index
+        self._take(index, configuration)
 
     def commit(self, commit_index: int) -> bool:
         """Note how far the log is committed; True when the latest configuration became so."""
@@ -172,5 +183,6 @@ class Membership:
 
     def reset(self, index: int, configuration: Configuration) -> None:
         """Know nothing but a snapshot's configuration: the log was dropped."""
+        self._added.clear()
         self.committed, self.committed_index = configuration, index
         self.latest, self.latest_index = configuration, index

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from raft.codec import dumps, encode_configuration, loads
 from raft.config import Config
 from raft.engine.damage import DAMAGE_KEY, damage_mark, note_replaced, replaced_by
+from raft.engine.incarnations import forget_incarnations
 from raft.engine.raft_log import RaftLog
 from raft.engine.snapshotter import persist_held
 from raft.engine.start_up import newest_end, restore_newest, usable_snapshots
@@ -83,6 +84,7 @@ def recover(
             f"the store does not list snapshot {sink.id()} as its newest: check the clock, and"
             " that the store keeps what it is given; the log was left as it is"
         )
+    forget_incarnations(stable)
     note_replaced(stable, last)
     log.drop_all(last)
     _forget_damage(stable)

@@ -8,7 +8,7 @@ the main thread. Heartbeats have a thread of their own (`heartbeat.py`).
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from raft.engine.heartbeat import Heartbeats, Links
@@ -32,6 +32,7 @@ from raft.messages import (
     AppendEntriesResponse,
     InstallSnapshotRequest,
     InstallSnapshotResponse,
+    RPCHeader,
     SnapshotReader,
 )
 from raft.runtime import Deadline, Event, backoff, random_timeout
@@ -78,9 +79,8 @@ class PeerReplicator:
 
     def __init__(self, links: Links, server: Server, next_index: int) -> None:
         self._links = links
-        runtime = links.runtime
-        self._stopped = runtime.event()
-        self._changed = runtime.condition()  # guards all below
+        self._stopped = links.runtime.event()
+        self._changed = links.runtime.condition()  # guards all below
         self._server = server
         self._next_index = next_index
         self._match_index = NO_INDEX
@@ -115,8 +115,7 @@ class PeerReplicator:
         with self._changed:
             self._server = server
             self._failures = 0
-            self._broken = True
-            self._changed.notify_all()
+        self.probe_again()
         self.heart.move(server)
 
     def finish(self, upto: int, seconds: float) -> None:
@@ -125,6 +124,12 @@ class PeerReplicator:
         self._links.progress.retire(self)
         with self._changed:
             self._farewell = (upto, Deadline(self._links.runtime, seconds))
+            self._changed.notify_all()
+
+    def probe_again(self) -> None:
+        """Ask where the logs agree, as at the start: the peer is told all that it is told then."""
+        with self._changed:
+            self._broken = True
             self._changed.notify_all()
 
     def stop(self) -> None:
@@ -232,7 +237,7 @@ class PeerReplicator:
         with self._changed:
             self._broken = False
             server, next_index = self._server, self._next_index
-        request = _request(self._links, next_index, count=0)
+        request = replace(_request(self._links, next_index, count=0), notes=self._links.notes())
         links = self._links
         began = links.runtime.monotonic()
         answer = links.transport.append_entries(
@@ -242,7 +247,7 @@ class PeerReplicator:
             links.metrics.appended(server.id, began, 0)
         if self._is_newer_term(answer.term):
             return
-        self.heart.touch()
+        self.heart.touch(answer.header)
         with self._changed:
             if not answer.success:
                 self._failures = 0
@@ -251,7 +256,7 @@ class PeerReplicator:
             # Failures count until entries are accepted: a peer may fail on these alone.
             self._back_step = 1
             self._told_commit = request.leader_commit
-        self._matched(request.prev_log_index)
+        self._matched(request.prev_log_index, answer.header)
         self.heart.end_backoff()
         self._enter_pipeline(server)
 
@@ -268,12 +273,12 @@ class PeerReplicator:
             lowest = 1
         self._next_index = max(back, lowest, 1)
 
-    def _matched(self, index: int) -> None:
+    def _matched(self, index: int, peer: RPCHeader) -> None:
         with self._changed:
             self._match_index = max(self._match_index, index)
             self._next_index = max(self._next_index, self._match_index + 1)
             self._changed.notify_all()
-        self._links.progress.match(self._server.id, index, self)
+        self._links.progress.match(self._server.id, index, self, peer.incarnation)
 
     def _is_newer_term(self, term: int) -> bool:
         if term <= self._links.term:
@@ -357,7 +362,7 @@ class PeerReplicator:
             if self._pipeline is not pipeline or not self._unanswered:
                 return False
             last, sent_at, request = self._unanswered.popleft()
-            self.heart.touch()
+            self.heart.touch(answer.header)
             if answer.success:
                 self._failures = 0
                 self._told_commit = max(self._told_commit, request.leader_commit)
@@ -368,7 +373,7 @@ class PeerReplicator:
         if self._links.metrics is not None:
             self._links.metrics.appended(self._server.id, sent_at, len(request.entries))
         if answer.success:
-            self._links.progress.match(self._server.id, last, self)
+            self._links.progress.match(self._server.id, last, self, answer.header.incarnation)
         return answer.success
 
     def _peer_is_back(self) -> None:
@@ -393,21 +398,19 @@ class PeerReplicator:
     # ---- snapshots ----
 
     def _try_snapshot(self) -> None:
+        """Send the newest snapshot; the peer goes on behind it."""
         self._leave_pipeline()
         self._sending_since = self._links.runtime.monotonic()
         try:
-            self._send_snapshot()
+            meta, answer = send_newest_snapshot(self._links, self._server, self._stopped)
+            if self._is_newer_term(answer.term):
+                return
         except (RaftError, OSError) as error:
             self._failed(error)
+            return
         finally:
             self._sending_since = None
-
-    def _send_snapshot(self) -> None:
-        """Send the newest snapshot; the peer goes on behind it."""
-        meta, answer = send_newest_snapshot(self._links, self._server, self._stopped)
-        if self._is_newer_term(answer.term):
-            return
-        self.heart.touch()
+        self.heart.touch(answer.header)
         with self._changed:
             if not answer.success:
                 self._failures += 1
@@ -415,7 +418,7 @@ class PeerReplicator:
             self._failures = 0
             self._next_index = meta.index + 1
             self._back_step = 1
-        self._matched(meta.index)
+        self._matched(meta.index, answer.header)
 
 
 def _request(links: Links, next_index: int, count: int) -> AppendEntriesRequest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from raft.engine.core import Core
+from raft.engine.incarnations import Verdict
 from raft.engine.state import HardState
 from raft.errors import NotLeaderError
 from raft.messages import (
@@ -99,6 +100,9 @@ def _refusal_before_term(core: Core, candidate: RPCHeader, *, is_transfer: bool)
     known = members.latest.server(candidate.id) or members.committed.server(candidate.id)
     if members.latest != EMPTY_CONFIGURATION and known is None:
         return "not in configuration"
+    if core.incarnations.verdict(candidate.id, candidate.incarnation) is Verdict.ANOTHER:
+        core.incarnations.report(candidate.id, candidate.incarnation)
+        return "candidate has another data directory than before"  # departure 21
     if core.fault is not None or not core.disk.is_fit():
         return "disk is not fit"
     if not core.damage.is_whole():

@@ -40,6 +40,7 @@ def load_state(core: Core) -> None:
     if core.config.restore_committed_logs:
         core.raft_log.track_commits()
     core.cluster_id = load_cluster_id(core.stable)
+    core.incarnations.load()
     meta, lost = _restore_newest(core)
     if meta is not None:
         last = EntryID(meta.term, meta.index)

@@ -32,6 +32,7 @@ def describe(core: Core) -> dict[str, str]:
         "snapshot_version_max": str(SNAPSHOT_VERSION),
         "latest_configuration_index": str(now.configuration_index),
         "latest_configuration": str(now.configuration),
+        "replaced_voters": ", ".join(core.incarnations.replaced()),
         "num_peers": str(_count_peers(core, now)),
         "last_contact": _contact(core, now),
     }

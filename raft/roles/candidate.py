@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from raft.engine.core import Core
 from raft.engine.inbox import ConfigReloaded, VoteReceived
+from raft.engine.incarnations import Verdict
 from raft.engine.install_snapshot import SnapshotReceiver
 from raft.engine.request_vote import may_campaign
 from raft.engine.state import HardState
@@ -138,8 +139,22 @@ class Candidate(Role):
         if vote.term > self.campaign_term:
             core.log.info("newer term discovered, falling back to follower newer=%d", vote.term)
             core.become_follower(vote.term)
-        elif vote.granted:
+        elif vote.granted and self._may_count(vote):
             self._count(vote.server_id)
+
+    def _may_count(self, vote: VoteReceived) -> bool:
+        """Tell whether a vote counts; that a voter is counted on is noted durably first.
+
+        A pre-vote decides nothing, so nothing is noted by it (departure 21).
+        """
+        core, noted = self.core, self.core.incarnations
+        verdict = noted.verdict(vote.server_id, vote.incarnation)
+        if verdict is Verdict.ANOTHER:
+            noted.report(vote.server_id, vote.incarnation)
+            return False
+        if verdict is Verdict.NEW and not vote.pre_vote:
+            core.write("incarnation", noted.plan(vote.server_id, vote.incarnation))
+        return True
 
     def _count(self, server_id: ServerID) -> None:
         core = self.core
@@ -177,8 +192,9 @@ class Ballot:
             self._report(self.request.term, granted=False)
 
     def _run(self) -> None:
+        incarnation = ""
         try:
-            term, granted = self._call()
+            term, granted, incarnation = self._call()
         except RemoteError as error:
             # A peer that knows no pre-vote cannot object to one.
             is_pre_vote = isinstance(self.request, RequestPreVoteRequest)
@@ -186,25 +202,27 @@ class Ballot:
         except (RaftError, OSError) as error:
             self.core.log.debug("vote request failed peer=%s error=%s", self.server.id, error)
             term, granted = self.request.term, False
-        self._report(term, granted=granted)
+        self._report(term, granted=granted, incarnation=incarnation)
 
-    def _report(self, term: int, *, granted: bool) -> None:
+    def _report(self, term: int, *, granted: bool, incarnation: str = "") -> None:
         is_pre_vote = isinstance(self.request, RequestPreVoteRequest)
-        self.core.inbox.post(VoteReceived(self.round, self.server.id, is_pre_vote, term, granted))
+        self.core.inbox.post(
+            VoteReceived(self.round, self.server.id, is_pre_vote, term, granted, incarnation)
+        )
 
-    def _call(self) -> tuple[int, bool]:
+    def _call(self) -> tuple[int, bool, str]:
         transport, server = self.core.transport, self.server
         timeout = self.deadline.remaining()
         metrics = self.core.metrics
         if isinstance(self.request, RequestVoteRequest):
             with measure(metrics, "raft.candidate.electSelf"):
                 vote = transport.request_vote(server.id, server.address, self.request, timeout)
-            return vote.term, vote.granted
+            return vote.term, vote.granted, vote.header.incarnation
         if isinstance(transport, WithPreVote):
             with measure(metrics, "raft.candidate.preElectSelf"):
                 asked = transport.request_pre_vote(server.id, server.address, self.request, timeout)
-            return asked.term, asked.granted
-        return self.request.term, True
+            return asked.term, asked.granted, asked.header.incarnation
+        return self.request.term, True, ""
 
 
 def run_candidate(core: Core, snapshots: SnapshotReceiver) -> None:

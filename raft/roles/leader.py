@@ -17,6 +17,7 @@ from raft.engine.inbox import (
     LogReplaced,
     Message,
     NewerTermSeen,
+    PeerMet,
     ReadBarrier,
     RestoreStored,
     RestoreTried,
@@ -78,7 +79,7 @@ class Leader(Role):
         self.tail_write: Write | None = None
         self.lease = Lease(core.config.leader_lease_timeout, core.runtime.monotonic())
         self.loss: RaftError | None = None  # why leadership ended, for those in flight
-        self.peers = Peers(core, self._links())
+        self.peers = Peers(core, self._links(), self.commitment)
         self.reads = Reads(core, self.start_index, self.peers.beat_now)
         self.watch = CommitWatch(core, self.commitment, self.peers)
         self.transfers = Transfers(core, self.term, self.commitment, self.peers)
@@ -96,12 +97,13 @@ class Leader(Role):
             UserRestore: self.on_user_restore,
             CommitAdvanced: self.on_commit,
             ServerReached: self.on_reached,
-            TransferAnswered: self.on_transfer_answered,
+            TransferAnswered: self.transfers.answered,
             RestoreTried: self.restores.tried,
             LogReplaced: self.restores.replaced,
             ConfigReloaded: self.on_reload,
             NewerTermSeen: self.on_newer_term,
             BeatAnswered: self.on_beat,
+            PeerMet: self.peers.voters.met,
             TailWriteFailed: self.on_tail_write_failed,
         }
 
@@ -123,6 +125,7 @@ class Leader(Role):
             verify_sequence=lambda: self.reads.verifications.sequence,
             post=core.inbox.post,
             emit=core.emit,
+            notes=lambda: core.incarnations.notes,
             metrics=core.metrics,
         )
 
@@ -292,11 +295,6 @@ class Leader(Role):
         if refusal := self._refusal():
             self.changes.refuse_all(refusal)
 
-    def on_transfer_answered(self, message: TransferAnswered) -> None:
-        """Wait for being deposed, or lead on."""
-        if message.term == self.term:
-            self.transfers.answered(message)
-
     def on_reached(self, message: ServerReached) -> None:
         """Go on with what waited for a server to have the log."""
         if message.term == self.term:
@@ -330,7 +328,8 @@ class Leader(Role):
         """Count a confirmation."""
         if message.term == self.term:
             self._look_for_stall()  # an answer of before does not confirm what comes after
-            self.reads.confirm(message.server_id, message.sequence)
+            if self.peers.voters.counts(message.server_id, message.incarnation):
+                self.reads.confirm(message.server_id, message.sequence)
 
     def _look_for_stall(self) -> None:
         """Have reads confirmed anew after a time in which this process did not run."""

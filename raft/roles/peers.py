@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from raft.engine.commitment import Commitment
 from raft.engine.core import Core
 from raft.engine.heartbeat import Links
 from raft.engine.replication import PeerReplicator, Reach
 from raft.errors import NoThreadError
 from raft.observer import PeerObservation
+from raft.roles.voters import Voters
 from raft.types import Configuration, Server, ServerID
 
 _FAREWELL_TIMEOUTS = 2.0  # heartbeat timeouts that a removed peer has to learn of its removal
@@ -15,9 +17,10 @@ _FAREWELL_TIMEOUTS = 2.0  # heartbeat timeouts that a removed peer has to learn 
 class Peers:
     """Starts and stops replicators by the latest configuration. Main thread only."""
 
-    def __init__(self, core: Core, links: Links) -> None:
+    def __init__(self, core: Core, links: Links, commitment: Commitment) -> None:
         self._core = core
         self._links = links
+        self.voters = Voters(core, links.term, commitment, self.probe_again)
         self._replicators: dict[ServerID, PeerReplicator] = {}
         self._departing: list[PeerReplicator] = []  # removed, and being told so
         self._lacks_threads = False  # for one of them, who is tried again
@@ -35,6 +38,7 @@ class Peers:
                 self._core.log.info("updating peer address peer=%s", server.id)
         for server_id in [peer for peer in self._replicators if peer not in wanted]:
             self._dismiss(self._replicators.pop(server_id))
+        self.voters.follow(configuration)
         if self._core.metrics is not None:
             self._core.metrics.set_gauge("raft.peers", len(configuration.servers))
 
@@ -69,14 +73,23 @@ class Peers:
         for replicator in self._replicators.values():
             replicator.kick()
 
+    def probe_again(self) -> None:
+        """Have all told what has been noted since, with the question where the logs agree."""
+        for replicator in self._replicators.values():
+            replicator.probe_again()
+
     def beat_now(self) -> None:
         """Ask all for a heartbeat round that begins after this call."""
         for replicator in self._replicators.values():
             replicator.heart.beat_now()
 
     def last_contacts(self) -> dict[ServerID, float]:
-        """Return when each was last heard, by the time of what it answered."""
-        return {i: peer.heart.last_contact for i, peer in self._replicators.items()}
+        """Return when each was last heard; voters that do not count never were (departure 21)."""
+        return {
+            i: peer.heart.last_contact
+            for i, peer in self._replicators.items()
+            if i not in self.voters.strangers
+        }
 
     def reach(self) -> dict[ServerID, Reach]:
         """Return how far each has got."""

@@ -461,6 +461,7 @@ def test_stats_have_the_originals_names() -> None:
             "applied_index",
             "fsm_pending",
             "fsm_failed_commands",
+            "replaced_voters",
             "last_snapshot_index",
             "last_snapshot_term",
             "protocol_version",

@@ -240,3 +240,40 @@ def test_the_announcement_may_look_at_the_commitment():
 )
 def test_the_majority_index_is_what_more_than_half_have(matches, expected):
     assert majority_index(matches) == expected
+
+
+# ---- incarnations (departure 21) ----
+
+
+def test_an_incarnation_counts_once_it_is_admitted_with_what_it_reported_before():
+    commitment = Tracker(servers("n1", "n2", "n3"), 1)
+    commitment.match("n1", 5)
+    commitment.match("n2", 5, None, "first")
+    assert commitment.commit_index == 0
+
+    commitment.admit("n2", "first")
+
+    assert commitment.commit_index == 5
+
+
+def test_another_incarnation_counts_for_nothing():
+    commitment = Tracker(servers("n1", "n2", "n3"), 1)
+    commitment.admit("n2", "first")
+    commitment.match("n2", 5, None, "first")
+
+    commitment.match("n2", 9, None, "second")
+    commitment.admit("n2", None)
+    commitment.match("n1", 9)
+
+    assert commitment.commit_index == 0
+    assert commitment.match_indexes()["n2"] == 0
+
+
+def test_admitting_the_same_incarnation_again_takes_nothing_back():
+    commitment = Tracker(servers("n1", "n2", "n3"), 1)
+    commitment.admit("n2", "first")
+    commitment.match("n2", 5, None, "first")
+
+    commitment.admit("n2", "first")
+
+    assert commitment.match_indexes()["n2"] == 5

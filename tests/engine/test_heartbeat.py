@@ -224,7 +224,7 @@ def test_a_peer_whose_entries_were_answered_meanwhile_does_not_start_over(bench)
     bench.next_beat()
     bench.fail()
     bench.runtime.advance(0.001)
-    bench.heart.touch()
+    bench.heart.touch(header("n2"))
 
     bench.next_beat()
     bench.answer()

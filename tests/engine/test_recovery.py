@@ -33,7 +33,14 @@ from raft.types import Configuration, EntryID, LogType
 
 BEFORE, AFTER, OTHER = servers("n1", "n2", "n3"), servers("n1", "n4"), servers("n1", "n5")
 VOTE = HardState(4, "n2", "n2:1")
-ORDER = ["set Recovery", "set ClusterID", "snapshot", "set LogReplacedBy", "delete 1-6"]
+ORDER = [
+    "set Recovery",
+    "set ClusterID",
+    "snapshot",
+    "set Incarnations",
+    "set LogReplacedBy",
+    "delete 1-6",
+]
 
 
 class CrashError(BaseException):
@@ -426,7 +433,7 @@ def test_id_snapshot_and_log_change_in_this_order():
     assert Site().recover() == ORDER
 
 
-@pytest.mark.parametrize("crash_at", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("crash_at", [1, 2, 3, 4, 5, 6])
 def test_after_a_crash_a_node_starts_and_recovery_can_be_done_again(crash_at):
     once, twice = Site(), Site()
     once.recover()
@@ -440,6 +447,7 @@ def test_after_a_crash_a_node_starts_and_recovery_can_be_done_again(crash_at):
 
     twice.recover()
 
+    once.node()  # has an incarnation made, as the crashed one has
     assert twice.contents() == once.contents()
 
 

@@ -63,7 +63,7 @@ class Bench:
             self.peer.start()
             self.runtime.run()
 
-    def match(self, server_id, index, source):
+    def match(self, server_id, index, source, incarnation=""):
         assert (server_id, source) == (PEER.id, self.peer)
         self.matches.append(index)
 

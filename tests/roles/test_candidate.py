@@ -110,7 +110,7 @@ def test_votes_are_asked_of_all_other_voters_with_the_end_of_the_own_log():
     node.play(Candidate)
     node.runtime.run()
 
-    expected = RequestVoteRequest(header("n1"), TERM + 1, 3, 2)
+    expected = RequestVoteRequest(node.core.header, TERM + 1, 3, 2)
     assert requests(node, RequestVoteRequest) == [("n2", expected), ("n3", expected)]
 
 
@@ -250,7 +250,7 @@ def test_a_pre_vote_comes_first_and_changes_nothing():
     assert requests(node, RequestVoteRequest) == []
     assert requests(node, RequestPreVoteRequest)[0] == (
         "n2",
-        RequestPreVoteRequest(header("n1"), TERM + 1, 3, 2),
+        RequestPreVoteRequest(node.core.header, TERM + 1, 3, 2),
     )
 
 

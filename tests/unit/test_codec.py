@@ -25,6 +25,7 @@ from raft.messages import (
     AppendEntriesResponse,
     InstallSnapshotRequest,
     InstallSnapshotResponse,
+    Note,
     RequestPreVoteRequest,
     RequestPreVoteResponse,
     RequestVoteRequest,
@@ -41,12 +42,14 @@ VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "configuration.
     "cases"
 ]
 HEADER = header("n1")
+WHOLE = RPCHeader("ü-server", "host:1", incarnation="8796a5b4c3d2e1f0")
 CONFIGURATION = servers("n1", "n2", nonvoters=["n3"])
 LOG = Log(7, 2, LogType.COMMAND, b"\x00\xffdata", b"ext", -5).sealed()
 
 MESSAGES = [
     AppendEntriesRequest(HEADER, 3, 6, 2, (LOG, *entries(8, terms=(2, 3))), 5),
     AppendEntriesRequest(HEADER, BIG, BIG, BIG, (), BIG),
+    AppendEntriesRequest(WHOLE, 3, 6, 2, (), 5, (Note("n2", "0f", 1), Note("n3", "1e", BIG))),
     AppendEntriesResponse(HEADER, 3, 8, success=True, no_retry_backoff=True),
     RequestVoteRequest(HEADER, 3, 8, 2, leadership_transfer=True),
     RequestVoteResponse(HEADER, 3, granted=True),
@@ -94,11 +97,14 @@ def test_codes_on_the_wire_are_never_renumbered():
 @pytest.mark.parametrize("message", MESSAGES, ids=name)
 def test_further_fields_of_a_later_version_are_ignored(message):
     code, payload = encode_message(message)
+    fields = loads(payload)
+    if isinstance(message, AppendEntriesRequest) and not message.notes:
+        fields.append([])  # what may be left out comes before what is not known yet
 
-    assert decode_message(code, dumps([*loads(payload), "from the future"])) == message
+    assert decode_message(code, dumps([*fields, "from the future"])) == message
 
 
-@pytest.mark.parametrize("message", MESSAGES, ids=name)
+@pytest.mark.parametrize("message", [m for m in MESSAGES if not getattr(m, "notes", ())], ids=name)
 def test_a_message_that_lacks_a_field_is_refused(message):
     code, payload = encode_message(message)
 

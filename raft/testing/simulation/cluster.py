@@ -174,6 +174,15 @@ class SimServer:
         self.disk.wipe()
         self.cluster.invariants.rebuilt(self.id)
         self.lost = ""
+        self.disk.was_replaced = False
+
+    def forget(self) -> None:
+        """Lose the disk, and start over an empty one under the same id, unknown to all others."""
+        self.crash()
+        self.disk.wipe()
+        self.cluster.invariants.rebuilt(self.id)
+        self.disk.was_replaced = True
+        self.start()
 
     def revive(self) -> None:
         """Start an incarnation if there is none, or the node has shut itself down."""

@@ -86,6 +86,7 @@ class SimDisk:
         self.vote_seconds = 0.0  # that a vote record takes longer to write
         self.failures = 0
         self.is_full = False
+        self.was_replaced = False  # by an empty one, and its server is a member still
         self.snapshot_count = 0  # for ids that are never used again
         # Told of each snapshot before it is durable, and once it is.
         self.on_store: Callable[[SnapshotMeta, bytes], None] = lambda _meta, _data: None

@@ -180,15 +180,18 @@ class DiskFaults:
             (2, self.spoil),
             (2, self.spoil_in_power_cut),
             (1, self.wipe),
+            (2, self.come_back_empty),
         ]
 
     def repair(self) -> None:
-        """Let disks be fast and have room; what is lost stays lost."""
+        """Let disks be fast and have room; what is lost, or has forgotten, is to be rebuilt."""
         for server in self._cluster.servers.values():
             server.disk.slowness = 1.0
             server.disk.vote_seconds = 0.0
             server.disk.failures = 0
             server.disk.is_full = False
+            if server.disk.was_replaced and not server.lost:
+                server.lose("it came back empty")
 
     def slow_disk(self) -> None:
         """Let one disk take long for each write, up to stalls."""
@@ -245,6 +248,19 @@ class DiskFaults:
             return False
         server.lose("its disk is gone")
         server.disk.wipe()
+        return True
+
+    def come_back_empty(self) -> bool:
+        """Lose a disk; the server comes back over an empty one, and nobody is told (departure 21).
+
+        Often the others are cut off from each other then, so that its vote would decide.
+        """
+        server = self._targets.one()
+        if not self._may_harm(server):
+            return False
+        if self._scheduler.pick(2):
+            self._cluster.cut_off([self._targets.leader()])
+        server.forget()
         return True
 
     def _may_harm(self, server: SimServer) -> bool:

@@ -1,8 +1,9 @@
 """What may be done to a cluster without breaking more than the library promises to survive.
 
-A spoiled log, an emptied disk, or a user restore that never took hold leave a server that must not
-vote until it is healed or rebuilt. As long as those that are whole make a majority of every
-configuration that may be in force, nothing acknowledged is lost and the cluster goes on.
+A spoiled log, an emptied disk (whether its server is back or not), or a user restore that never
+took hold leave a server that must not vote until it is healed or rebuilt. As long as those that are
+whole make a majority of every configuration that may be in force, nothing acknowledged is lost and
+the cluster goes on.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ def is_whole(server: SimServer) -> bool:
     content = server.disk.content
     return (
         not server.lost
+        and not server.disk.was_replaced
         and not server.disk.is_damaged()
         and all(log.is_intact() for log in content.logs.values())
         and not server.disk.has_unsettled()

@@ -7,6 +7,7 @@ from tests.simulation.bugs.model import bug
 VOTE = "raft/engine/request_vote.py"
 CORE = "raft/engine/core.py"
 CANDIDATE = "raft/roles/candidate.py"
+INCARNATIONS = "raft/engine/incarnations.py"
 
 BUGS = (
     bug(
@@ -80,5 +81,19 @@ BUGS = (
         CANDIDATE,
         "self.tally = Tally(core.membership.latest.quorum())",
         "self.tally = Tally(max(1, core.membership.latest.quorum() - 1))",
+    ),
+    bug(
+        "voter that forgot counts",
+        "2026: a volume is lost, the pod restarts empty under its id (departure 21)",
+        INCARNATIONS,
+        "        return Verdict.ANOTHER\n",
+        "        return Verdict.KNOWN\n",
+    ),
+    bug(
+        "vote of one that forgot counts",
+        "only what it has stored is not believed (departure 21)",
+        CANDIDATE,
+        "        if verdict is Verdict.ANOTHER:\n            noted.report(",
+        "        if False:\n            noted.report(",
     ),
 )

@@ -7,6 +7,8 @@ time and not the proof.
 from __future__ import annotations
 
 RECORDED = {
+    "voter that forgot counts": (60, "invariant"),
+    "vote of one that forgot counts": (60, "invariant"),
     "vote record in memory only": (0, "invariant"),
     "term without its vote": (13, "invariant"),
     "vote given before it is durable": (49, "invariant"),

@@ -26,6 +26,7 @@ from raft.messages import (
     AppendEntriesResponse,
     InstallSnapshotRequest,
     InstallSnapshotResponse,
+    Note,
     RequestPreVoteRequest,
     RequestPreVoteResponse,
     RequestVoteRequest,
@@ -41,6 +42,7 @@ from tests.unit.transport.tools import PATIENCE, bare
 FILE = Path(__file__).parents[2] / "vectors" / "frames.json"
 
 A, B = RPCHeader("node-a", "10.0.0.1:7001"), RPCHeader("node-b", "[::1]:7002")
+WHOLE = RPCHeader("node-a", "10.0.0.1:7001", incarnation="8796a5b4c3d2e1f0")
 BIG = 2**64 - 1  # the largest number of an index or a term
 STAMP = 1_700_000_000_123_456_789  # nanoseconds since the epoch
 ENTRIES = (
@@ -90,6 +92,10 @@ MESSAGES = {
     "timeout now": TimeoutNowRequest(A),
     "timeout now answer": TimeoutNowResponse(B),
     "timeout now answer, empty header": TimeoutNowResponse(RPCHeader()),
+    "append entries, with notes": AppendEntriesRequest(
+        WHOLE, 12, 100, 10, (), 99, (Note("nöde c", "0f1e2d3c4b5a6978", 7), Note("node-b", "", BIG))
+    ),
+    "append entries answer, with an incarnation": AppendEntriesResponse(WHOLE, 12, 107, True),
     "install snapshot": SNAPSHOT,
     "install snapshot, nobody and nothing": InstallSnapshotRequest(A, 21, 22, 20),
     "install snapshot answer": INSTALLED,
@@ -106,9 +112,13 @@ ERRORS = {
 
 
 def plain(value):
-    """A value as JSON can hold it; bytes become hexadecimal digits, choices their names."""
+    """A value as JSON can hold it; bytes become hexadecimal digits, choices their names.
+
+    What is left out on the wire is left out here.
+    """
     if dataclasses.is_dataclass(value):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {n: plain(v) for n, v in fields.items() if v or n not in ("incarnation", "notes")}
     if isinstance(value, enum.Enum):
         return value.name
     if isinstance(value, bytes):
