@@ -19,7 +19,7 @@ from raft.errors import (
 )
 from raft.messages import RPC, AppendEntriesRequest, AppendEntriesResponse
 from raft.metrics import measure
-from raft.types import NO_INDEX, Log, RaftState, SnapshotMeta
+from raft.types import NO_INDEX, PROTOCOL_VERSION, Log, RaftState, SnapshotMeta
 
 
 def answer_heartbeat(core: Core, rpc: RPC) -> None:
@@ -30,6 +30,7 @@ def answer_heartbeat(core: Core, rpc: RPC) -> None:
     request = rpc.command
     if (
         isinstance(request, AppendEntriesRequest)
+        and request.header.protocol_version == PROTOCOL_VERSION  # else it is refused, as all are
         and not core.inbox.closed
         and core.state.contact(
             request.term, request.header.id, request.header.address, core.runtime.monotonic()

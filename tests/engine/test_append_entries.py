@@ -587,6 +587,17 @@ def following(**more):
     return node
 
 
+def test_a_heartbeat_of_another_protocol_version_is_refused_as_all_requests_are():
+    node = following()
+    of_another = replace(append(1), header=replace(header("n2"), protocol_version=2))
+
+    asked = beat(node, of_another)
+    node.play(Follower)
+
+    assert isinstance(asked.error, UnsupportedProtocolError)
+    assert node.core.state.last_contact < node.runtime.now
+
+
 def test_a_heartbeat_of_the_known_leader_is_answered_off_the_main_thread():
     """Departure 6."""
     node = following()
