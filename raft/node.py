@@ -607,7 +607,8 @@ class Raft:
         """Stop the node; waiting for the future waits for its threads.
 
         Bounded by `Config.shutdown_timeout` even if user code or a disk call never returns. All
-        other futures are answered by then. May be called again. The transport is closed.
+        other futures are answered by then, and their callbacks have run, but for those that take
+        longer than a second. May be called again. The transport is closed.
         A signal handler may call it, and wait.
         """
         self._guard.check()
