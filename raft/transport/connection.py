@@ -296,6 +296,10 @@ class Connection:
         """
         return self._end > self._start or self._receive_some(timeout) > 0
 
+    def held(self) -> int:
+        """Return how many bytes have come of what is being received; any thread."""
+        return self._end - self._start
+
     # ---- the buffer ----
 
     def _take(self, count: int, deadline: Deadline, *, drop: bool = True) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple, cast
 
@@ -36,6 +37,9 @@ _ACCEPT_SLICE = 1.0  # seconds; closing the layer ends a wait sooner where the s
 _ACCEPT_PAUSE = 0.005  # seconds after the first failure to accept, doubling up to
 _ACCEPT_PAUSE_MAX = 1.0
 _IDLE_SLICE = 60.0  # seconds; an idle connection is kept, this merely bounds one wait
+_TRICKLE_RATE = 512  # bytes a second; a request that comes more slowly
+_TRICKLE_GRACE = 1.0  # seconds after its first byte gives way when there are too many
+_ENOUGH = 8  # connections that one server may need at a time
 _LONG_IDLE = 10.0  # seconds after which a connection gives way when there are too many
 _MOST_COMPLAINTS = 20  # about one host, logged as warnings in
 _COMPLAINT_PERIOD = 60.0  # seconds
@@ -96,6 +100,7 @@ class _Inbound:
         self._closed = False
         self._retired = False
         self._heard_at: float | None = None  # when it was last of use; None in the handshake
+        self._frame_at: float | None = None  # since when a request comes in
         self._laps = None if server.delivery.metrics is None else Laps(server.delivery.metrics)
 
     def run(self) -> None:
@@ -120,11 +125,32 @@ class _Inbound:
             answer.give_up()
 
     def idle_seconds(self) -> float:
-        """Return for how long it has been of no use; endless for one in its handshake."""
-        heard_at = self._heard_at
+        """Return for how long it has been of no use; endless for one in its handshake.
+
+        A request that comes in, or is answered, is of use; one that trickles is of none.
+        """
+        heard_at, frame_at = self._heard_at, self._frame_at
         if heard_at is None:
             return math.inf
-        return 0.0 if self._answer is not None else self._server.runtime.monotonic() - heard_at
+        if self._answer is not None or (frame_at is not None and not self.is_trickling()):
+            return 0.0
+        return self._server.runtime.monotonic() - heard_at
+
+    def is_trickling(self) -> bool:
+        """Tell whether a request comes in too slowly for an honest peer."""
+        frame_at = self._frame_at
+        if frame_at is None:
+            return False
+        seconds = self._server.runtime.monotonic() - frame_at - _TRICKLE_GRACE
+        return seconds > 0.0 and self._connection.held() < _TRICKLE_RATE * seconds
+
+    def is_expendable(self) -> bool:
+        """Tell whether it gives way to any newcomer."""
+        return self.is_trickling() or self.idle_seconds() > _LONG_IDLE
+
+    def holder(self) -> object:
+        """Return who holds it, as far as that is known: the ids it has proved, or its host."""
+        return self._connection.proven or self._connection.stream.peer.rpartition(":")[0]
 
     def retire(self) -> None:
         """End the connection, once a request that is being answered has its answer."""
@@ -137,7 +163,7 @@ class _Inbound:
         connection.welcome(server.identity, server.handshake_timeout)
         self._heard_at = server.runtime.monotonic()
         while self._await_request():
-            self._heard_at = server.runtime.monotonic()
+            self._frame_at = server.runtime.monotonic()
             if self._laps is not None:
                 self._laps.lap("raft.net.getRPCType")
             code, payload = connection.receive(server.timeout)
@@ -173,6 +199,7 @@ class _Inbound:
             connection.send_error(exc, server.timeout)
             raise
         answer = self._answer = _Answer(server.runtime)
+        self._frame_at = None
         if self._closed:
             return False
         stream = None
@@ -234,7 +261,7 @@ class Server:
     """Accepts connections and serves them; starts with `start`, ends with `close`.
 
     Thread-safe. At most `max_inbound` connections are served at a time, the handshake included; for
-    one more the oldest that is shaking hands gives way, or one long idle, or it is refused.
+    one more another gives way (`_least_useful`), or it is refused.
     """
 
     def __init__(
@@ -354,7 +381,7 @@ class Server:
             is_news = is_full and not self._is_full
             self._is_full = is_full
             if is_full:
-                victim = self._most_idle()
+                victim = self._least_useful()
                 is_full = victim is None
             if victim is not None:
                 del self._inbound[victim]
@@ -377,13 +404,23 @@ class Server:
             return
         self._spawn(threads, f"conn-{number}", inbound)
 
-    def _most_idle(self) -> _Inbound | None:
-        """Return the oldest connection in its handshake, else one long idle; holding the lock.
+    def _least_useful(self) -> _Inbound | None:
+        """Return who gives way to a newcomer, None for nobody; holding the lock.
 
-        So whoever floods the listener takes places from its own kind, not from busy peers.
+        That is the oldest connection in its handshake, one long idle, or one whose request trickles
+        in. Else somebody who holds more than a server needs gives the one up that was of use least
+        lately. So a flood of strangers takes places from its own kind, not from peers.
         """
         found = max(self._inbound, key=_Inbound.idle_seconds, default=None)  # of equals the oldest
-        return found if found is not None and found.idle_seconds() > _LONG_IDLE else None
+        if found is not None and found.is_expendable():
+            return found
+        held = Counter(each.holder() for each in self._inbound)
+        if not held:
+            return None
+        holder, count = held.most_common(1)[0]
+        if count <= max(_ENOUGH, self._max_inbound // 4):
+            return None
+        return max((i for i in self._inbound if i.holder() == holder), key=_Inbound.idle_seconds)
 
     def _spawn(self, threads: ThreadGroup, name: str, inbound: _Inbound) -> None:
         run: Callable[[], None] = inbound.run

@@ -106,11 +106,13 @@ def test_a_connection_is_used_again(pair):
     assert transport_threads() == ["raft-b-accept", "raft-b-conn-1"]
 
 
-def five_calls_at_once(a, b, meanwhile=lambda: None):
-    """The answers to five calls, all of which are under way while `meanwhile` is called."""
+def calls_at_once(a, b, meanwhile=lambda: None, count=5):
+    """The answers to so many calls, all of which are under way while `meanwhile` is called."""
     kept = queue.Queue()
     b.deliver_to(kept.put)
-    calls = [InBackground(lambda: a.append_entries("b", b.local_addr(), REQUEST)) for _ in range(5)]
+    calls = [
+        InBackground(lambda: a.append_entries("b", b.local_addr(), REQUEST)) for _ in range(count)
+    ]
     rpcs = [kept.get(timeout=PATIENCE) for _ in calls]
     meanwhile()
     for rpc in rpcs:
@@ -144,7 +146,7 @@ def test_as_many_connections_as_the_pool_holds_are_kept(make):
     """TRA-29."""
     a, b = make("a", max_pool=3), make("b")
 
-    assert five_calls_at_once(a, b) == [RESPONSE] * 5
+    assert calls_at_once(a, b) == [RESPONSE] * 5
     assert idle_count(a, b) == 3
 
 
@@ -154,12 +156,12 @@ def test_streams_can_be_closed_and_calls_go_on(make, whose):
     a, b = make("a", max_pool=3), make("b", max_pool=2)
 
     for _ in range(2):
-        assert five_calls_at_once(a, b) == [RESPONSE] * 5
+        assert calls_at_once(a, b) == [RESPONSE] * 5
         assert idle_count(a, b) == 3
         (a if whose == "dialing" else b).close_streams()
         assert idle_count(a, b) == (0 if whose == "dialing" else 3)
 
-    assert five_calls_at_once(a, b) == [RESPONSE] * 5
+    assert calls_at_once(a, b) == [RESPONSE] * 5
     assert idle_count(a, b) == 3
 
 
@@ -169,7 +171,7 @@ def test_streams_closed_while_in_use_end_with_their_answer(make, monkeypatch, wh
     ended = queue.Queue()
     monkeypatch.setattr(b._server, "forget", ended.put)
 
-    answers = five_calls_at_once(a, b, (a if whose == "dialing" else b).close_streams)
+    answers = calls_at_once(a, b, (a if whose == "dialing" else b).close_streams)
 
     assert answers == [RESPONSE] * 5
     assert len({ended.get(timeout=PATIENCE) for _ in range(5)}) == 5
@@ -502,6 +504,40 @@ def test_a_connection_long_idle_gives_way(make, monkeypatch):
     for caller in (idle, newcomer, idle):  # which dials anew
         assert caller.append_entries("b", b.local_addr(), REQUEST) == RESPONSE
         wait_for(all_are_idle, 10.0, "idle connections")
+
+
+def test_a_request_that_trickles_in_gives_way_to_a_newcomer(make, monkeypatch):
+    """Else as many as are served keep every peer out, by a byte a second each."""
+    monkeypatch.setattr(server, "_TRICKLE_GRACE", 0.0)
+    b = make("b", max_inbound=2)
+    b.deliver_to(answer_with(RESPONSE))
+    with dial(b) as one, dial(b) as other:
+        for sock in (one, other):
+            greet(sock)
+            sock.sendall(b"\0")
+
+        def all_trickle():
+            inbound = list(b._server._inbound)
+            return len(inbound) == 2 and all(each.is_trickling() for each in inbound)
+
+        wait_for(all_trickle, 10.0, "requests that trickle")
+        for name in ("a", "c"):
+            assert make(name).append_entries("b", b.local_addr(), REQUEST) == RESPONSE
+
+        assert is_closed_by_peer(one)
+        assert is_closed_by_peer(other)
+
+
+def test_who_holds_more_places_than_it_needs_gives_one_up(make, monkeypatch):
+    monkeypatch.setattr(server, "_ENOUGH", 2)
+    b = make("b", max_inbound=3)
+    greedy, late = make("a", max_pool=3), make("c")
+    calls_at_once(greedy, b, count=3)
+
+    b.deliver_to(answer_with(RESPONSE))
+
+    assert late.append_entries("b", b.local_addr(), REQUEST) == RESPONSE
+    assert greedy.append_entries("b", b.local_addr(), REQUEST) == RESPONSE
 
 
 def test_a_connection_is_not_idle_while_a_request_comes_in(make, monkeypatch):
