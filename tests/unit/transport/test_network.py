@@ -26,7 +26,13 @@ from raft.errors import (
     WrongServerError,
 )
 from raft.interfaces import WithClose, WithDelivery, WithIdentity, WithPreVote, WithQueueBound
-from raft.messages import InstallSnapshotRequest, InstallSnapshotResponse, RPCHeader
+from raft.messages import (
+    InstallSnapshotRequest,
+    InstallSnapshotResponse,
+    RequestVoteRequest,
+    RequestVoteResponse,
+    RPCHeader,
+)
 from raft.runtime import ThreadRuntime
 from raft.testing.cluster import wait_for
 from raft.testing.transport_contract import (
@@ -122,6 +128,25 @@ def calls_at_once(a, b, meanwhile=lambda: None, count=5):
 
 def idle_count(a, b):
     return a._pool.idle_count(("b", b.local_addr()))
+
+
+def test_the_connection_that_a_vote_used_is_used_on(make, monkeypatch):
+    """A new leader's first contact would else be three ways there and back, and not one."""
+    a, b = make("a"), make("b")
+    answers = {RequestVoteRequest: RequestVoteResponse(RESPONSE.header, 3, granted=True)}
+    b.deliver_to(lambda rpc: rpc.respond(answers.get(type(rpc.command), RESPONSE)))
+    dialed = []
+    dial = a._layer.dial
+    monkeypatch.setattr(a._layer, "dial", lambda *to: dialed.append(to) or dial(*to))
+
+    a.request_vote("b", b.local_addr(), RequestVoteRequest(REQUEST.header, 3, 1, 1))
+    a.append_entries("b", b.local_addr(), REQUEST)
+    pipeline = a.append_entries_pipeline("b", b.local_addr())
+    pipeline.append_entries(REQUEST)
+
+    assert pipeline.receive() == RESPONSE
+    assert len(dialed) == 1
+    pipeline.close()
 
 
 def test_entries_do_not_take_the_connection_of_heartbeats(make, monkeypatch):
