@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _QUEUE_SECONDS = 0.2  # of a link's rate that its queue holds
 _SHORTEST_QUEUE = 64 * 1024  # bytes
 _NO_LIMIT = 1 << 30
+_numbers = itertools.count()  # of the networks of this process
 
 
 def can_run() -> bool:
@@ -32,7 +34,7 @@ class Network:
     def __init__(self, count: int, congestion_control: str = "") -> None:
         self._count = count
         self._congestion_control = congestion_control
-        self._prefix = f"raftwan{os.getpid()}-"
+        self._prefix = f"raftwan{os.getpid()}-{next(_numbers)}-"
         self._made: list[str] = []
         self._router: subprocess.Popen[str] | None = None
 
