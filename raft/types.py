@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TypeAlias
@@ -232,6 +233,15 @@ def check_type(name: str, value: object, wanted: type) -> None:
     """Raise `TypeError` for an argument of another type, before a thread of a node meets it."""
     if not isinstance(value, wanted):
         raise TypeError(f"{name} must be {wanted.__name__}, not {type(value).__name__}")
+
+
+def check_entries(logs: Sequence[Log]) -> None:
+    """Raise unless any store can keep these: numbers of 63 bits, and bytes that never change."""
+    for log in logs:
+        if type(log.data) is not bytes or type(log.extensions) is not bytes:
+            raise TypeError(f"data and extensions of entry {log.index} must be bytes")
+        if not 0 <= log.index < 2**63 or not 0 <= log.term < 2**63:
+            raise ValueError(f"index {log.index} or term {log.term} does not fit into 63 bits")
 
 
 def check_cluster_id(cluster_id: str | None) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 from raft.errors import StoreClosedError, StoreError, StoreReadOnlyError
 from raft.logs import get_logger
 from raft.runtime import ForkGuard, after_fork_in_child
-from raftsqlite.guard import LockFile, close_for_good, leaves_doubt, translated
-from raftsqlite.mark import Mark
+from raftsqlite.guard import FilesInPlace, LockFile, close_for_good, leaves_doubt, translated
+from raftsqlite.mark import Mark, Position, begin_mark
 from raftsqlite.schema import (
     check_content,
     make_directories,
@@ -66,12 +66,13 @@ class Database:
             make_directories(os.path.dirname(self.path))
         elif not os.path.exists(self.path):
             raise StoreError(f"there is no store at {self.path}")
-        self._lock_file = LockFile(self.path + ".lock", self.path)
+        self._lock_file = LockFile(self.path + ".lock", self.path, read_only=read_only)
         self.mark = Mark(self.path, is_kept=not (unsafe_no_sync or read_only))
         after_fork_in_child(self._on_fork)  # from now on: opening a large file takes seconds
         try:
             on_locked(self.path)  # nobody else has it now, and nothing was written yet
             self._connection: sqlite3.Connection | None = self._open(check_content)
+            self._files = FilesInPlace(self.path)
         except BaseException:
             self._is_closed = True
             self.mark.close()
@@ -102,8 +103,10 @@ class Database:
                     f"{what}: a write to {self.path} failed before ({self._failure!r}), and what is"
                     " on disk is in doubt until reopen()"
                 )
+            self._files.check()
             try:
                 yield connection
+                self._files.check()  # who is told that this is stored must find it again
             except BaseException as exc:
                 if leaves_doubt(exc):
                     self._failure = exc
@@ -133,6 +136,8 @@ class Database:
             with translated(f"cannot back up the store {self.path}", target_path):
                 self._copy_to(unfinished)
             publish(unfinished, target_path)
+            if self.mark.position == Position():
+                begin_mark(target_path)  # or it would be taken for a copy that lacks everything
         except BaseException:
             remove(unfinished)
             raise
@@ -164,10 +169,12 @@ class Database:
         self._fork_guard.check()
         with self._lock:
             if not self._is_closed:
+                self._files.check()  # or else a blank store would take its place
                 self._close_connection()
             if self._is_closed:  # or meanwhile, and unlocked: it waits for a backup to end
                 raise StoreClosedError(f"{self.path} was closed")
             self._connection = self._open()
+            self._files = FilesInPlace(self.path)
             self._failure = None
 
     def close(self) -> None:
@@ -225,6 +232,14 @@ class Database:
                 connection.execute("ROLLBACK")
         except sqlite3.Error:
             _log.warning("rollback failed path=%s", self.path, exc_info=True)
+        if not self.is_read_only:
+            try:
+                self._files.check()
+            except StoreError as exc:
+                # SQLite would remove the log of what is there by that name now.
+                _log.error("not closed, its files are gone path=%s cause=%s", self.path, exc)
+                return
+            self._files.log_is_removed()
         close_for_good(connection)
 
     def _on_fork(self) -> None:

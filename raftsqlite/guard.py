@@ -9,6 +9,7 @@ write-ahead log with the rows acknowledged since.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import sqlite3
@@ -36,10 +37,23 @@ class LockFile:
     """An exclusive `flock` on a file beside the store, held until `release`.
 
     The file stays: removing it would let two processes lock two files of the same name.
+    Who only reads, and may not write here, does without it if there is none: no node has run here.
     """
 
-    def __init__(self, path: str, store_path: str) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    def __init__(self, path: str, store_path: str, *, read_only: bool = False) -> None:
+        self._descriptor = -1
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as exc:
+            if not read_only or exc.errno not in _MAY_NOT_WRITE:
+                raise
+            is_for_reading = True
+            try:
+                self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return
+        else:
+            is_for_reading = False
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
@@ -51,6 +65,8 @@ class LockFile:
             raise StoreError(
                 f"cannot lock {path}: {exc}. The store needs a local file system with flock"
             ) from exc
+        if is_for_reading:
+            return
         try:  # for people: no reason to stay locked, and closed, on a full disk
             os.ftruncate(self._descriptor, 0)
             os.write(self._descriptor, b"process %d\n" % os.getpid())
@@ -59,12 +75,52 @@ class LockFile:
 
     def release(self) -> None:
         """Unlock, also for a child that holds a copy of the descriptor and is about to exec."""
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        if self._descriptor >= 0:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         self.abandon()
 
     def abandon(self) -> None:
         """Close the descriptor and no more: in a forked child unlocking would unlock the parent."""
-        os.close(self._descriptor)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+
+class FilesInPlace:
+    """Sees whether the files of an open store are still those that their names lead to.
+
+    A file that was removed can be written to as before, and is gone when the process ends.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._found = {name: _identity(name) for name in (path, path + "-wal")}
+
+    def log_is_removed(self) -> None:
+        """Note that closing the store has taken the write-ahead log away."""
+        del self._found[self._path + "-wal"]
+
+    def check(self) -> None:
+        """Raise `StoreError` if one was removed or replaced."""
+        for name, identity in self._found.items():
+            if identity is not None and _identity(name) != identity:
+                raise StoreError(
+                    f"{name} was removed or replaced while the store {self._path} is open: nothing"
+                    " more is written, for it would be lost when this process ends. What was"
+                    " written before can still be read: call backup(path) to save it, or put the"
+                    f" files back; else {REBUILD}"
+                )
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Return what tells a file from others, None where none is."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+_MAY_NOT_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def locked_error(store_path: str, owner: str) -> StoreLockedError:

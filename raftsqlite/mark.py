@@ -50,6 +50,8 @@ class Mark:
 
     def check(self, position: Position) -> None:
         """Take the position of a store just opened, or raise `StoreError` if it fell back."""
+        if self._is_kept:
+            self.check_blank(position)
         try:
             marked = self._read()
         except OSError as exc:
@@ -60,8 +62,20 @@ class Mark:
         _compare(self._store_path, position, marked)
         self.advance(position)
 
+    def check_blank(self, position: Position) -> None:
+        """Raise `StoreError` for an empty store without a mark: a copy that lacks what counts."""
+        if position == Position() and not os.path.exists(self._path):
+            raise StoreError(
+                f"{self._store_path} is empty, and {self._path} is not beside it, which every store"
+                " gets when it is made: this is the copy of a live store without its write-ahead"
+                f" log {self._store_path}-wal, where all of it was. Copy a live store by backup(),"
+                " or a stopped one with all its files. If it never held anything, remove it; else"
+                f" {REBUILD}"
+            )
+
     def look(self, position: Position) -> None:
         """Raise `StoreError` if a store fell back, or it cannot be known; writes nothing."""
+        self.check_blank(position)
         try:
             with open(self._path, "rb") as file:
                 marked = _unpacked(file.read(_RECORD.size))
@@ -96,6 +110,23 @@ class Mark:
         if self._descriptor is None:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         return _unpacked(os.pread(self._descriptor, _RECORD.size, 0))
+
+
+def begin_mark(store_path: str) -> None:
+    """Make the mark of a store that is being made, durably, so that no store of ours is without.
+
+    One that is there stays: it may know of a store that was lost.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        descriptor = os.open(store_path + ".mark", flags, 0o644)
+    except FileExistsError:
+        return
+    try:
+        os.pwrite(descriptor, _RECORD.pack(*Position(), _crc(Position())), 0)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _unpacked(record: bytes) -> Position:

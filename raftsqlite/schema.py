@@ -8,7 +8,9 @@ Everything is a plain column, so that any SQLite tool shows it once the node is 
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
+import tempfile
 import zlib
 from collections.abc import Callable
 from urllib.parse import quote
@@ -19,7 +21,7 @@ from raft.errors import StoreError, StoreVersionError
 from raft.logs import get_logger
 from raft.types import NO_INDEX
 from raftsqlite.guard import REBUILD, close_for_good, never_finalize
-from raftsqlite.mark import Position
+from raftsqlite.mark import Position, begin_mark
 
 _log = get_logger(__name__)
 
@@ -95,12 +97,25 @@ def open_read_only(path: str) -> sqlite3.Connection:
     """Open a file that is there, without writing to it or to its write-ahead log.
 
     The caller holds the lock file. Where a crash has left a write-ahead log SQLite makes an index
-    of it beside, which the next owner removes.
+    of it beside, which the next owner removes. Where it may not, as on a file system mounted
+    read-only, both files are copied to a temporary directory, and read there.
     """
     _check_header(path)
     wal = path + "-wal"
-    has_wal = os.path.exists(wal) and os.path.getsize(wal) > 0
-    connection = _connect(f"file:{quote(path)}?mode=ro" + ("" if has_wal else "&immutable=1"))
+    if not os.path.exists(wal) or not os.path.getsize(wal):
+        return _checked(_connect(f"file:{quote(path)}?mode=ro&immutable=1"), path)
+    if os.access(os.path.dirname(path), os.W_OK):
+        return _checked(_connect(f"file:{quote(path)}?mode=ro"), path)
+    with tempfile.TemporaryDirectory(prefix="raft-") as directory:
+        copy = os.path.join(directory, "copy.db")
+        shutil.copyfile(path, copy)
+        shutil.copyfile(wal, copy + "-wal")
+        # Open with all its files once it was read from; their names are not needed any more.
+        return _checked(_connect(f"file:{quote(copy)}?mode=ro"), path)
+
+
+def _checked(connection: sqlite3.Connection, path: str) -> sqlite3.Connection:
+    """Return a connection for reading whose file has the version of this library."""
     never_finalize(connection)
     try:
         _check_version(connection, path)
@@ -272,6 +287,8 @@ def _create_database(path: str) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
     finally:
         connection.close()
+    begin_mark(path)
+    sync_directory(os.path.dirname(path))
     publish(unfinished, path)
 
 

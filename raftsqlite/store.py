@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from raft.errors import ForkedProcessError, KeyNotFoundError, LogNotFoundError
-from raft.types import NO_INDEX, NO_TERM, Log, LogType
+from raft.types import NO_INDEX, NO_TERM, Log, LogType, check_entries, check_type
 from raftsqlite.database import Database
 from raftsqlite.mark import Mark, Position
 from raftsqlite.reserve import Reserve
@@ -119,9 +119,10 @@ class SQLiteStore:
         """
         found: list[Log] = []
         size = 0
+        ends = (_within_63_bits(first), _within_63_bits(last))
         with self._database.reading() as connection:
             rows = connection.execute(
-                f"SELECT {_COLUMNS} FROM log WHERE idx BETWEEN ? AND ? ORDER BY idx", (first, last)
+                f"SELECT {_COLUMNS} FROM log WHERE idx BETWEEN ? AND ? ORDER BY idx", ends
             )
             try:
                 for row in rows:
@@ -144,6 +145,7 @@ class SQLiteStore:
         """Store entries durably, all or none; entries of the same index are replaced."""
         if not logs:
             return
+        check_entries(logs)
         with self._database.writing("cannot store log entries") as connection:
             if len(logs) <= _BATCH and not self._staged_commit_index:
                 _insert(connection, logs)  # one statement is a transaction of its own
@@ -160,6 +162,7 @@ class SQLiteStore:
 
         Other threads wait meanwhile: delete a long prefix in several calls, from the front.
         """
+        first, last = _within_63_bits(first), _within_63_bits(last)
         if first > last:
             return
         with self._database.writing("cannot delete log entries") as connection:
@@ -179,6 +182,8 @@ class SQLiteStore:
 
     def replace_suffix(self, first: int, logs: Sequence[Log]) -> None:
         """Delete all entries from `first` on and store `logs`, in one durable transaction."""
+        check_entries(logs)
+        first = _within_63_bits(first)
         with self._database.writing("cannot replace log entries") as connection:
             with _sequenced(connection, self._database.mark):
                 deleted = connection.execute("DELETE FROM log WHERE idx >= ?", (first,)).rowcount
@@ -212,6 +217,7 @@ class SQLiteStore:
 
     def set(self, key: bytes, value: bytes) -> None:
         """Store a value durably."""
+        check_type("a value", value, bytes)
         self._set(_BYTES, key, value)
 
     def get(self, key: bytes) -> bytes:
@@ -220,6 +226,7 @@ class SQLiteStore:
 
     def set_uint64(self, key: bytes, value: int) -> None:
         """Store a number from 0 to 2**64-1 durably; numbers have keys of their own."""
+        check_type("a number", value, int)
         if not 0 <= value < 2**64:
             raise ValueError(f"{value} is not an unsigned 64-bit number")
         self._set(_UINT64, key, value if value < 2**63 else value - 2**64)
@@ -229,6 +236,7 @@ class SQLiteStore:
         return int(self._get(_UINT64, key)) % 2**64
 
     def _set(self, kind: str, key: bytes, value: bytes | int) -> None:
+        check_type("a key", key, bytes)
         with self._database.writing(f"cannot store the key {key!r}") as connection:
             position = self._database.mark.position
             position = position._replace(sequence=position.sequence + 1)
@@ -338,6 +346,11 @@ def _sequenced(connection: sqlite3.Connection, mark: Mark) -> Iterator[None]:
     position = position_of(connection)
     connection.execute("COMMIT")
     mark.advance(position)
+
+
+def _within_63_bits(index: int) -> int:
+    """Return the nearest index that SQLite can have; none is stored at the ends."""
+    return min(max(index, -1), 2**63 - 1)
 
 
 def _key_row(kind: str, key: bytes, value: bytes | int) -> tuple[str, bytes, bytes | int, int]:

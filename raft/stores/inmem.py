@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from raft.errors import KeyNotFoundError, LogNotFoundError
 from raft.runtime import THREADS, Runtime
-from raft.types import NO_INDEX, Log
+from raft.types import NO_INDEX, Log, check_entries, check_type
 
 T = TypeVar("T")
 
@@ -79,6 +79,7 @@ class InmemStore:
 
     def replace_suffix(self, first: int, logs: Sequence[Log]) -> None:
         """Delete all entries from `first` on and store `logs`, in one step."""
+        check_entries(logs)
         with self._lock:
             self._delete(first, self._last)
             self._store(logs)
@@ -92,6 +93,7 @@ class InmemStore:
     def _store(self, logs: Sequence[Log]) -> None:
         if not logs:
             return
+        check_entries(logs)
         self._logs.update((log.index, log) for log in logs)
         indexes = [log.index for log in logs]
         self._first = min(self._first or indexes[0], *indexes)
@@ -104,8 +106,12 @@ class InmemStore:
         first, last = max(first, self._first), min(last, self._last)
         if first > last or not self._logs:
             return
-        for index in range(first, last + 1):
-            self._logs.pop(index, None)
+        if last - first < len(self._logs):
+            for index in range(first, last + 1):
+                self._logs.pop(index, None)
+        else:  # few entries, far apart
+            for index in [index for index in self._logs if first <= index <= last]:
+                del self._logs[index]
         # The neighbour, if it is there; else there was a gap and all keys have to be looked at.
         if first == self._first:
             self._first = last + 1 if last + 1 in self._logs else min(self._logs, default=NO_INDEX)
@@ -128,6 +134,8 @@ class InmemStore:
 
     def set(self, key: bytes, value: bytes) -> None:
         """Store a value."""
+        check_type("a key", key, bytes)
+        check_type("a value", value, bytes)
         with self._lock:
             self._values[key] = value
 
@@ -138,6 +146,8 @@ class InmemStore:
 
     def set_uint64(self, key: bytes, value: int) -> None:
         """Store a number from 0 to 2**64-1; numbers have keys of their own."""
+        check_type("a key", key, bytes)
+        check_type("a number", value, int)
         if not 0 <= value < 2**64:
             raise ValueError(f"{value} is not an unsigned 64-bit number")
         with self._lock:

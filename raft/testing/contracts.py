@@ -19,50 +19,44 @@ that wants pytest's long explanations of a failed assertion calls
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from raft.errors import KeyNotFoundError, LogNotFoundError
-from raft.interfaces import SnapshotSink, SnapshotStore
-from raft.types import Configuration, Log, LogType, Server, ServerSuffrage, SnapshotMeta
-
-CONFIGURATION = Configuration(
-    [Server("a", "a:1"), Server("b", "b:1"), Server("c", "c:1", ServerSuffrage.NONVOTER)]
+from raft.testing.contract_base import (
+    CONFIGURATION,
+    Contract,
+    WatchedThread,
+    entries,
+    raises,
+    stored,
 )
+from raft.testing.snapshot_contract import (
+    SnapshotStoreContract,
+    begin_snapshot,
+    read_all,
+    take_snapshot,
+)
+from raft.types import Log, LogType
+
+__all__ = [
+    "CONFIGURATION",
+    "CommitTrackingContract",
+    "LogStoreContract",
+    "MonotonicContract",
+    "RangeContract",
+    "SnapshotStoreContract",
+    "StableStoreContract",
+    "SuffixReplacingContract",
+    "begin_snapshot",
+    "entries",
+    "raises",
+    "read_all",
+    "stored",
+    "take_snapshot",
+]
 
 
-def entries(first: int, last: int, *, term: int = 1, size: int = 10) -> list[Log]:
-    """Return sealed commands with the indexes from `first` to `last`, each with data of its own."""
-    return [
-        Log(index, term, data=(b"%d/%d " % (index, term) * size)[:size]).sealed()
-        for index in range(first, last + 1)
-    ]
-
-
-def stored(store: Any) -> list[tuple[int, int]]:
-    """Return (index, term) of all entries of a log store without gaps."""
-    first, last = store.first_index(), store.last_index()
-    return [(log.index, log.term) for log in map(store.get_log, range(first, last + 1)) if first]
-
-
-@contextmanager
-def raises(expected: type[BaseException]) -> Iterator[None]:
-    """Fail unless the body raises `expected`."""
-    try:
-        yield
-    except expected:
-        return
-    raise AssertionError(f"{expected.__name__} was not raised")
-
-
-class _Contract:
-    def restarted(self, store: Any) -> Any:
-        """Return the store as it is after it was closed and opened again."""
-        return store
-
-
-class LogStoreContract(_Contract):
+class LogStoreContract(Contract):
     """What `LogStore` promises."""
 
     def test_an_empty_store_has_no_indexes(self, store: Any) -> None:
@@ -151,6 +145,43 @@ class LogStoreContract(_Contract):
 
         assert stored(store) == [(6, 1), (7, 1)]
 
+    def test_what_no_index_can_be_is_absent(self, store: Any) -> None:
+        store.store_logs(entries(1, 3))
+
+        for index in (-1, 0, 2**63 - 1, 2**63, 2**64, 2**80):
+            with raises(LogNotFoundError):
+                store.get_log(index)
+
+    def test_a_range_to_delete_may_be_larger_than_any_log(self, store: Any) -> None:
+        store.store_logs(entries(1, 10))
+
+        store.delete_range(2**63, 2**64)
+        store.delete_range(5, 2**64)
+        assert (store.first_index(), store.last_index()) == (1, 4)
+        store.delete_range(-(2**64), 2**64)
+
+        assert (store.first_index(), store.last_index()) == (0, 0)
+
+    def test_an_entry_far_ahead_can_be_deleted(self, store: Any) -> None:
+        store.store_logs(entries(1, 3))
+        store.store_log(Log(2**62, 1).sealed())
+
+        store.delete_range(2, 2**63)
+
+        assert (store.first_index(), store.last_index()) == (1, 1)
+
+    def test_what_is_of_another_type_is_refused(self, store: Any) -> None:
+        changeable: Any = bytearray(b"x")
+
+        for wrong in (Log(4, 1, data=changeable), Log(4, 1, extensions=changeable)):
+            with raises(TypeError):
+                store.store_logs([*entries(1, 3), wrong])
+        for too_large in (Log(2**63, 1), Log(4, 2**63), Log(-1, 1)):
+            with raises(ValueError):
+                store.store_logs([*entries(1, 3), too_large])
+
+        assert store.last_index() == 0
+
     def test_a_long_prefix_can_be_deleted(self, store: Any) -> None:
         for first in range(1, 10_001, 1000):
             store.store_logs(entries(first, first + 999))
@@ -178,7 +209,7 @@ class LogStoreContract(_Contract):
                 if store.get_log(last).index != last:
                     faults.append(last)
 
-        readers = [_Thread(read) for _ in range(3)]
+        readers = [WatchedThread(read) for _ in range(3)]
         for index in range(2, 60):
             store.store_logs(entries(index, index))
         done.set()
@@ -188,14 +219,14 @@ class LogStoreContract(_Contract):
         assert not faults
 
 
-class MonotonicContract(_Contract):
+class MonotonicContract(Contract):
     """What `MonotonicLogStore` promises on top."""
 
     def test_it_says_whether_gaps_are_an_error(self, store: Any) -> None:
         assert isinstance(store.is_monotonic(), bool)
 
 
-class SuffixReplacingContract(_Contract):
+class SuffixReplacingContract(Contract):
     """What `SuffixReplacingLogStore` promises on top."""
 
     def test_a_suffix_is_replaced_by_fewer_entries(self, store: Any) -> None:
@@ -229,7 +260,7 @@ class SuffixReplacingContract(_Contract):
         assert stored(store) == [(1, 1)]
 
 
-class RangeContract(_Contract):
+class RangeContract(Contract):
     """What `RangeLogStore` promises on top."""
 
     def test_a_range_is_read_with_both_ends(self, store: Any) -> None:
@@ -254,6 +285,13 @@ class RangeContract(_Contract):
         assert store.get_range(1, 9, 3 * size - 1) == logs[:2]
         assert store.get_range(1, 9, 0) == logs[:1]
 
+    def test_a_range_may_be_larger_than_any_log(self, store: Any) -> None:
+        store.store_logs(entries(1, 3))
+
+        assert store.get_range(2, 2**80, 1 << 20) == entries(2, 3)
+        with raises(LogNotFoundError):
+            store.get_range(2**63, 2**64, 1 << 20)
+
     def test_a_range_whose_first_entry_is_absent_is_refused(self, store: Any) -> None:
         store.store_logs(entries(5, 6))
 
@@ -262,7 +300,7 @@ class RangeContract(_Contract):
                 store.get_range(first, 100, 1 << 20)
 
 
-class CommitTrackingContract(_Contract):
+class CommitTrackingContract(Contract):
     """What `CommitTrackingLogStore` promises on top."""
 
     def test_a_new_store_has_no_commit_index(self, store: Any) -> None:
@@ -296,7 +334,7 @@ class CommitTrackingContract(_Contract):
         assert store.get_commit_index() == 0
 
 
-class StableStoreContract(_Contract):
+class StableStoreContract(Contract):
     """What `StableStore` promises."""
 
     def test_an_absent_key_is_refused(self, store: Any) -> None:
@@ -315,6 +353,25 @@ class StableStoreContract(_Contract):
         store.set(b"key", b"second")
 
         assert store.get(b"key") == b"second"
+
+    def test_what_is_no_bytes_and_no_number_of_64_bits_is_refused(self, store: Any) -> None:
+        wrong: Any
+        for wrong in ("text", bytearray(b"x"), None, 1):
+            with raises(TypeError):
+                store.set(wrong, b"value")
+            with raises(TypeError):
+                store.set(b"key", wrong)
+            with raises(TypeError):
+                store.set_uint64(wrong, 1)
+        for wrong in ("1", 1.0, None):
+            with raises(TypeError):
+                store.set_uint64(b"key", wrong)
+        for number in (-1, 2**64):
+            with raises(ValueError):
+                store.set_uint64(b"key", number)
+
+        with raises(KeyNotFoundError):
+            store.get(b"key")
 
     def test_numbers_of_64_bits_come_back(self, store: Any) -> None:
         for value in (0, 1, 2**31, 2**32 + 1, 2**63 - 1, 2**63, 2**64 - 1):
@@ -336,213 +393,3 @@ class StableStoreContract(_Contract):
 
         assert store.get(b"key") == b"value"
         assert store.get_uint64(b"number") == 9
-
-
-class SnapshotStoreContract(_Contract):
-    """What `SnapshotStore` promises; the store must keep at least one snapshot."""
-
-    def test_a_snapshot_is_listed_once_it_is_closed(self, store: Any) -> None:
-        assert list(store.list()) == []
-
-        sink = begin_snapshot(store, 10, 3)
-        assert list(store.list()) == []
-        sink.write(b"first\n")
-        sink.write(b"second\n")
-        assert list(store.list()) == []
-        sink.close()
-
-        expected = SnapshotMeta(sink.id(), 10, 3, CONFIGURATION, 2, 13)
-        assert list(store.list()) == [expected]
-
-    def test_a_snapshot_is_read_as_it_was_written(self, store: Any) -> None:
-        chunks = [bytes([number]) * (number * 1000) for number in range(40)]
-        snapshot_id = take_snapshot(store, 10, 3, chunks)
-
-        for _ in range(2):
-            meta, reader = store.open(snapshot_id)
-            assert meta == store.list()[0]
-            assert meta.size == sum(map(len, chunks))
-            assert read_all(reader) == b"".join(chunks)
-
-    def test_write_tells_how_much_it_took(self, store: Any) -> None:
-        sink = begin_snapshot(store, 10, 3)
-
-        assert sink.write(b"12345") == 5
-        assert sink.write(b"") == 0
-
-        sink.cancel()
-
-    def test_an_empty_snapshot_is_a_snapshot(self, store: Any) -> None:
-        snapshot_id = take_snapshot(store, 10, 3, [])
-
-        meta, reader = store.open(snapshot_id)
-
-        assert meta.size == 0
-        assert read_all(reader) == b""
-
-    def test_a_cancelled_snapshot_is_gone(self, store: Any) -> None:
-        sink = begin_snapshot(store, 10, 3)
-        sink.write(b"data")
-
-        sink.cancel()
-
-        assert list(store.list()) == []
-        with _raises_any():
-            store.open(sink.id())
-
-    def test_a_cancelled_snapshot_leaves_the_older_one(self, store: Any) -> None:
-        snapshot_id = take_snapshot(store, 10, 3, [b"old"])
-
-        sink = begin_snapshot(store, 20, 3)
-        sink.write(b"new")
-        sink.cancel()
-
-        assert [meta.id for meta in store.list()] == [snapshot_id]
-        assert read_all(store.open(snapshot_id)[1]) == b"old"
-
-    def test_closing_and_cancelling_again_does_nothing(self, store: Any) -> None:
-        sink = begin_snapshot(store, 10, 3)
-        sink.write(b"data")
-        sink.close()
-        sink.cancel()
-        sink.close()
-        dropped = begin_snapshot(store, 20, 3)
-        dropped.cancel()
-        dropped.close()
-
-        assert [meta.id for meta in store.list()] == [sink.id()]
-
-    def test_the_newest_snapshot_is_listed_first_by_term_then_index(self, store: Any) -> None:
-        take_snapshot(store, 130_350, 5, [b"old"])
-        newest = take_snapshot(store, 204_917, 36, [b"new"])
-
-        assert store.list()[0].id == newest
-
-    def test_an_unsettled_snapshot_is_marked(self, store: Any) -> None:
-        sink = store.create(1, 10, 3, CONFIGURATION, 2, unsettled=True)
-        sink.close()
-
-        assert store.list()[0].unsettled
-        meta, reader = store.open(sink.id())
-        reader.close()
-        assert meta.unsettled
-
-    def test_an_unsettled_snapshot_and_the_others_do_not_replace_each_other(
-        self, store: Any
-    ) -> None:
-        older = take_snapshot(store, 10, 3, [b"older"])
-        unsettled = store.create(1, 90, 3, CONFIGURATION, 2, unsettled=True)
-        unsettled.close()
-        assert [meta.id for meta in store.list()] == [unsettled.id(), older]
-
-        newer = take_snapshot(store, 20, 3, [b"newer"])
-
-        assert [meta.id for meta in store.list()][:2] == [unsettled.id(), newer]
-        assert read_all(store.open(newer)[1]) == b"newer"
-
-    def test_settling_takes_the_mark_off(self, store: Any) -> None:
-        sink = store.create(1, 90, 3, CONFIGURATION, 2, unsettled=True)
-        sink.write(b"data")
-        sink.close()
-
-        store.settle(sink.id())
-        store.settle(sink.id())
-
-        assert store.list()[0].id == sink.id()
-        assert not store.list()[0].unsettled
-        assert read_all(store.open(sink.id())[1]) == b"data"
-
-    def test_removing_takes_one_snapshot_away(self, store: Any) -> None:
-        kept = take_snapshot(store, 10, 3, [b"kept"])
-        sink = store.create(1, 90, 3, CONFIGURATION, 2, unsettled=True)
-        sink.close()
-
-        store.remove(sink.id())
-        store.remove(sink.id())
-        store.remove("3-11-99")
-
-        assert [meta.id for meta in store.list()] == [kept]
-
-    def test_another_version_is_refused(self, store: Any) -> None:
-        for version in (0, 2):
-            with _raises_any():
-                store.create(version, 10, 3, CONFIGURATION, 2)
-        assert list(store.list()) == []
-
-    def test_an_unknown_snapshot_cannot_be_opened(self, store: Any) -> None:
-        for snapshot_id in ("", "1-2-3"):
-            with _raises_any():
-                store.open(snapshot_id)
-
-    def test_a_snapshot_can_be_read_while_the_next_is_written(self, store: Any) -> None:
-        snapshot_id = take_snapshot(store, 10, 3, [b"old" * 1000])
-        _, reader = store.open(snapshot_id)
-        start = reader.read(10)
-
-        take_snapshot(store, 20, 3, [b"new"])
-
-        assert start + read_all(reader) == b"old" * 1000
-
-    def test_snapshots_survive_a_restart(self, store: Any) -> None:
-        snapshot_id = take_snapshot(store, 10, 3, [b"data"])
-        meta = store.list()[0]
-
-        store = self.restarted(store)
-
-        assert list(store.list()) == [meta]
-        assert read_all(store.open(snapshot_id)[1]) == b"data"
-
-
-def begin_snapshot(store: SnapshotStore, index: int, term: int) -> SnapshotSink:
-    """Begin a snapshot with `CONFIGURATION` as of index 2."""
-    return store.create(1, index, term, CONFIGURATION, 2)
-
-
-def take_snapshot(store: SnapshotStore, index: int, term: int, chunks: list[bytes]) -> str:
-    """Write a whole snapshot and return its id."""
-    sink = begin_snapshot(store, index, term)
-    for chunk in chunks:
-        sink.write(chunk)
-    sink.close()
-    return sink.id()
-
-
-def read_all(reader: Any) -> bytes:
-    """Read a snapshot to its end in small pieces, and close it twice."""
-    pieces = iter(lambda: reader.read(700), b"")
-    data = b"".join(pieces)
-    reader.close()
-    reader.close()
-    return data
-
-
-@contextmanager
-def _raises_any() -> Iterator[None]:
-    try:
-        yield
-    except Exception:  # noqa: BLE001 - which error it is, is the store's own choice
-        return
-    raise AssertionError("nothing was raised")
-
-
-class _Thread:
-    """A thread whose exception comes out where it is joined."""
-
-    def __init__(self, target: Callable[[], None]) -> None:
-        self._error: BaseException | None = None
-        self._target = target
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._target()
-        except BaseException as error:  # noqa: BLE001 - handed on by `finish`
-            self._error = error
-
-    def finish(self) -> None:
-        """Wait for the end of the thread and raise what it died of."""
-        self._thread.join(10)
-        assert not self._thread.is_alive()
-        if self._error is not None:
-            raise self._error
