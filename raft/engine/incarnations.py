@@ -36,16 +36,25 @@ _PERIOD = 60.0  # seconds between two log records about one voter
 
 
 def load_incarnation(stable: StableStore, runtime: Runtime) -> str:
-    """Return the incarnation of a data directory, made here for a blank one; before the node runs.
+    """Return the incarnation of a data directory, drawn for a blank one: see `keep_incarnation`.
 
     A store that was written by an older version has none: it gets one now, and keeps its data.
     """
     try:
         return stable.get(INCARNATION_KEY).decode()
     except KeyNotFoundError:
-        incarnation = runtime.random_bytes(_BYTES).hex()
+        return runtime.random_bytes(_BYTES).hex()
+
+
+def keep_incarnation(stable: StableStore, incarnation: str) -> None:
+    """Make an incarnation durable if it was drawn just now; before the node runs.
+
+    Not before all else could be read: what a newer version has written stays as it is.
+    """
+    try:
+        stable.get(INCARNATION_KEY)
+    except KeyNotFoundError:
         stable.set(INCARNATION_KEY, incarnation.encode())
-        return incarnation
 
 
 def forget_incarnations(stable: StableStore) -> None:

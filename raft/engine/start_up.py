@@ -8,6 +8,7 @@ from raft.codec import decode_configuration
 from raft.engine.core import Core
 from raft.engine.damage import replaced_by
 from raft.engine.fsm_faults import note_halt
+from raft.engine.incarnations import keep_incarnation
 from raft.engine.state import HardState, load_cluster_id
 from raft.errors import FSMFailedError, LogCorruptError, LogGapError, SnapshotError
 from raft.interfaces import LogStore, SnapshotStore, WithLostSnapshots
@@ -63,6 +64,7 @@ def load_state(core: Core) -> None:
     if lost is not None and core.raft_log.durable_index() == NO_INDEX:
         _fall_back(core, lost)
     core.damage.look()
+    keep_incarnation(core.stable, core.header.incarnation)
     _apply_committed(core)
     core.publish_log()
     core.log.info(
