@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raft.config import Config, validate_config
+from raft.engine.claims import Claim
 from raft.engine.first_start import (
     check_bootstrap,
     choose_cluster_id,
@@ -61,14 +62,21 @@ def bootstrap_cluster(
         InvalidConfigError, InvalidConfigurationError: nothing could begin like this.
         TypeError, ValueError: nor with this `cluster_id`.
         CantBootstrapError: the stores hold something; nothing was changed.
+        StoreLockedError: a node of this process uses a store; nothing was changed.
     """
     validate_config(config)
     check_bootstrap(configuration)
     check_cluster_id(cluster_id)
-    if has_existing_state(logs, stable, snapshots):
-        raise CantBootstrapError("bootstrap only works on new clusters: the stores are not empty")
-    chosen = choose_cluster_id(THREADS, configuration, cluster_id)
-    write_first_state(logs, stable, configuration, chosen)
+    claim = Claim(f"{config.local_id} (bootstrap_cluster)", logs, stable)
+    try:
+        if has_existing_state(logs, stable, snapshots):
+            raise CantBootstrapError(
+                "bootstrap only works on new clusters: the stores are not empty"
+            )
+        chosen = choose_cluster_id(THREADS, configuration, cluster_id)
+        write_first_state(logs, stable, configuration, chosen)
+    finally:
+        claim.release()
 
 
 def recover_cluster(
@@ -103,6 +111,7 @@ def recover_cluster(
         InvalidConfigError, InvalidConfigurationError: nothing could go on like this.
         TypeError, ValueError: nor with this `cluster_id`, or `fsm` is not a state machine.
         FSMFailedError: the FSM halted at a command; nothing was changed.
+        StoreLockedError: a node of this process uses a store; nothing was changed.
         CantRecoverError: the stores hold nothing.
         SnapshotError: no snapshot can be read, or the new one cannot be written.
         LogCorruptError, LogGapError: the log is damaged, or does not join the snapshot.
@@ -111,9 +120,13 @@ def recover_cluster(
     check_fsm(fsm)
     check_bootstrap(configuration)
     check_cluster_id(cluster_id)
-    if not has_existing_state(logs, stable, snapshots):
-        raise CantRecoverError("no initial state to recover: the stores are empty")
-    recover(config, fsm, logs, stable, snapshots, configuration, cluster_id)
+    claim = Claim(f"{config.local_id} (recover_cluster)", logs, stable)
+    try:
+        if not has_existing_state(logs, stable, snapshots):
+            raise CantRecoverError("no initial state to recover: the stores are empty")
+        recover(config, fsm, logs, stable, snapshots, configuration, cluster_id)
+    finally:
+        claim.release()
 
 
 def get_configuration(

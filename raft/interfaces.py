@@ -413,6 +413,14 @@ class WithIdentity(Protocol):
 
 
 @runtime_checkable
+class WithStoreBelow(Protocol):
+    """A log store that wraps another one, so that the node can tell whose that is."""
+
+    def store_below(self) -> object:
+        """Return the store that is wrapped."""
+
+
+@runtime_checkable
 class WithAddressCheck(Protocol):
     """A transport, or stream layer, that knows what an address is (beyond the original).
 

@@ -9,6 +9,7 @@ from types import TracebackType
 from raft.config import Config, ReloadableConfig, validate_config
 from raft.engine.append_entries import answer_heartbeat
 from raft.engine.assembly import NodeHost, assemble
+from raft.engine.claims import Claim
 from raft.engine.core import Core, StoppingError
 from raft.engine.fsm_check import check_fsm
 from raft.engine.inbox import (
@@ -102,6 +103,7 @@ class Raft:
         SnapshotError, LogGapError, LogCorruptError: the stores do not make a whole.
         UnsupportedProtocolError: the log is that of a protocol version below 3.
         NoThreadError: the system has no thread left; none of the node's runs on.
+        StoreLockedError: another node of this process uses a store.
     """
 
     def __init__(
@@ -126,6 +128,22 @@ class Raft:
         self._budget = ByteBudget(runtime, config.max_pending_bytes)
         self._reload_lock = runtime.lock()  # one reload at a time
         self._role: Role | None = None  # the main thread's, and what shutdown must answer for
+        self._claim = Claim(config.local_id, logs, stable)
+        try:
+            self._start(fsm, logs, stable, snapshots, transport)
+        except BaseException:
+            self._claim.release()
+            raise
+
+    def _start(
+        self,
+        fsm: FSM,
+        logs: LogStore,
+        stable: StableStore,
+        snapshots: SnapshotStore,
+        transport: Transport,
+    ) -> None:
+        runtime, config = self._runtime, self._config
         self._core = core = self._assemble(fsm, logs, stable, snapshots, transport)
         load_state(core)
         self._snapshotter = Snapshotter(
@@ -147,6 +165,7 @@ class Raft:
             budget=self._budget,
             host=self._host,
             abandon_role=self._abandon_role,
+            on_down=self._claim.release,
         )
         if isinstance(transport, WithIdentity):
             transport.identify(config.local_id, lambda: core.cluster_id)

@@ -42,6 +42,7 @@ class Lifecycle:
         budget: ByteBudget,
         host: FutureHost,
         abandon_role: Callable[[], None],
+        on_down: Callable[[], None],
     ) -> None:
         self._core = core
         self._events = events
@@ -49,6 +50,7 @@ class Lifecycle:
         self._budget = budget
         self._host = host
         self._abandon_role = abandon_role
+        self._on_down = on_down
         self._event_threads = ThreadGroup(core.runtime, core.threads.prefix)
         self._has_main = False
         self._leaves_transport = False  # to its maker: the node could not begin
@@ -168,6 +170,8 @@ class Lifecycle:
             failure = error
         self._events.close()
         self._event_threads.join_all(Deadline(self._core.runtime, _GRACE))
+        if failure is None and f"{self._core.threads.prefix}-disk" not in stuck:
+            self._on_down()  # nobody writes to the stores any more
         if failure is not None:
             _log.critical("shutdown failed node=%s", self._core.local_id, exc_info=failure)
         if stuck:

@@ -71,6 +71,10 @@ class LogCache:
             self._reopen_below = store.reopen
             self.reopen = self._reopen
 
+    def store_below(self) -> LogStore:
+        """Return the store whose entries are kept here."""
+        return self._store
+
     def first_index(self) -> int:
         """Return the first index stored, 0 when empty."""
         return self._store.first_index()
