@@ -141,9 +141,9 @@ def test_what_is_sent_to_one_that_lags_comes_late_and_nothing_else():
     assert 1001.0 < in_world(run) < 1001.5
 
 
-def test_what_is_too_large_for_a_way_vanishes_and_the_rest_passes():
+def test_entries_vanish_where_large_messages_do_and_the_rest_passes():
     def run(world):
-        world.network.ways.largest["a:1"] = 30
+        world.network.ways.swallowing["a:1"] = None
         assert world.a.append_entries("b", "b:1", HEARTBEAT, 1.0).success
         with pytest.raises(RPCTimeoutError):
             world.a.append_entries("b", "b:1", appending(1, 1), 1.0)

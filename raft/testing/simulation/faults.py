@@ -28,7 +28,6 @@ _SHORT_BREAK = 0.4  # seconds; two power cuts may come before anybody leads
 _WILDEST = 2.0  # by which a clock may be too fast or too slow
 _BETWEEN_WRITES = 0.002  # seconds; the next write has hardly begun
 _SLOWEST_VOTE = 0.4  # seconds: the election timeout
-_LARGEST_EMPTY = 30  # bytes of a message without entries
 _LONGEST_STALL = 12.0  # seconds; six times as long as a slow clock takes for the timeout
 _LARGEST_JUMP = 86_400.0  # seconds by which the time of day jumps
 
@@ -150,7 +149,7 @@ class NetworkFaults:
             return False
         node, scheduler = leader.node, self._scheduler
         term, committed = node.current_term(), node.commit_index()
-        self._network.ways.largest[leader.address] = _LARGEST_EMPTY
+        self._network.ways.swallowing[leader.address] = None
         until = scheduler.now + _LONGEST_STALL
         while leader.is_leader() and (node.current_term(), node.commit_index()) == (
             term,

@@ -44,6 +44,7 @@ class Frame(NamedTuple):
     payload: bytes
     cluster_id: str | None = None
     wanted: ServerID = ""
+    is_large: bool = False  # has entries in it, or stands before a snapshot
 
     def request(self) -> Request:
         """Return the request inside, or raise `ProtocolError`."""
@@ -129,14 +130,14 @@ class Ways:
 
     def __init__(self) -> None:
         self.lag: dict[ServerAddress, float] = {}  # seconds by which all to somebody is later
-        self.largest: dict[ServerAddress, int] = {}  # bytes that pass from somebody; more vanish
+        self.swallowing: dict[ServerAddress, None] = {}  # from where large messages vanish
         self.rates: dict[ServerAddress, float] = {}  # bytes a second that leave on each way
         self._free_at: dict[tuple[ServerAddress, ServerAddress], float] = {}  # when they have left
 
     def clear(self) -> None:
         """Make all ways plain."""
         self.lag.clear()
-        self.largest.clear()
+        self.swallowing.clear()
         self.rates.clear()
 
     def queue(self, source: ServerAddress, target: ServerAddress, size: int, now: float) -> float:
@@ -222,10 +223,10 @@ class SimNetwork:
         queued = self.ways.queue(source, target, size, self.scheduler.now)
         return queued + self.delay(target)
 
-    def is_lost(self, source: ServerAddress, target: ServerAddress, size: int = 0) -> bool:
-        """Draw whether a message gets lost; always on a closed way, and if it is too large."""
+    def is_lost(self, source: ServerAddress, target: ServerAddress, *, large: bool = False) -> bool:
+        """Draw whether a message gets lost; always on a closed way, and where large ones vanish."""
         self.messages += 1
-        passes = self.is_open(source, target) and size <= self.ways.largest.get(source, size)
+        passes = self.is_open(source, target) and not (large and source in self.ways.swallowing)
         if passes and (not self.loss or self.scheduler.chance.random() >= self.loss):
             return False
         self.lost += 1
@@ -240,7 +241,7 @@ class SimNetwork:
         stream: Stream | None = None,
     ) -> None:
         """Send a plain request; `on_answer` is called on no task, or never."""
-        if self.is_lost(source.address, target, len(frame.payload)):
+        if self.is_lost(source.address, target, large=frame.is_large):
             return
 
         def respond(answer: Answer) -> None:
@@ -275,7 +276,10 @@ class SimNetwork:
             if isinstance(request, RequestVoteRequest):
                 last = EntryID(request.last_log_term, request.last_log_index)
                 self.invariants.decided(request.header.id, request.term, last)
-        return Frame(*encode_message(request), cluster_id, wanted)
+        is_large = isinstance(request, InstallSnapshotRequest) or (
+            isinstance(request, AppendEntriesRequest) and bool(request.entries)
+        )
+        return Frame(*encode_message(request), cluster_id, wanted, is_large)
 
     def answered(
         self,

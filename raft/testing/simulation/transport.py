@@ -279,8 +279,9 @@ class SimPipeline:
         self._check_open()
         source = self._source
         frame = source.network.pack(request, self._server_id, source.cluster_id())
-        size = len(frame.payload)
-        self._send(0, source.address, self._target.address, size, lambda: self._requests.put(frame))
+        self._send(
+            0, source.address, self._target.address, frame, lambda: self._requests.put(frame)
+        )
 
     def receive(self, timeout: float | None = None) -> AppendEntriesResponse:
         """Return the oldest answer not yet received, or raise it."""
@@ -320,16 +321,17 @@ class SimPipeline:
         way: int,
         source: ServerAddress,
         target: ServerAddress,
-        size: int,
+        frame: Frame | None,
         action: Callable[[], None],
     ) -> None:
         """Have something happen at the other end, behind what was sent before."""
         network = self._source.network
         if self._is_stuck:
             return
-        if network.is_lost(source, target, size):
+        if network.is_lost(source, target, large=frame is not None and frame.is_large):
             self._lose()
             return
+        size = 0 if frame is None else len(frame.payload)
         took = network.travel(source, target, size)
         arrives_at = max(self._arrives_at[way], self._scheduler.now + took)
         self._arrives_at[way] = arrives_at
@@ -372,7 +374,7 @@ class SimPipeline:
 
             target.receive(frame, respond)
             answered.wait()
-            self._send(1, target.address, source.address, 0, partial(self._take, answers[0]))
+            self._send(1, target.address, source.address, None, partial(self._take, answers[0]))
 
 
 class _Stream:
@@ -400,9 +402,9 @@ class _Stream:
 
     def send(self, piece: bytes) -> None:
         """Send the next piece; a lost one breaks the stream."""
-        network, source, size = self._source.network, self._source.address, len(piece)
-        self._is_broken = self._is_broken or network.is_lost(source, self._target, size)
-        took = network.travel(source, self._target, size)
+        network, source = self._source.network, self._source.address
+        self._is_broken = self._is_broken or network.is_lost(source, self._target, large=True)
+        took = network.travel(source, self._target, len(piece))
         self._arrives_at = max(self._arrives_at, self._scheduler.now + took)
         if not self._is_broken:
             delay = self._arrives_at - self._scheduler.now
