@@ -158,6 +158,7 @@ class Raft:
         )
         self._host.is_fsm_code = self._is_fsm_code
         core.was_persisting = self._snapshotter.was_persisting
+        core.take_snapshot = self._snapshotter.take_now
         self._lifecycle = Lifecycle(
             core=core,
             events=self._events,

@@ -61,7 +61,8 @@ GROUPS = {
         3,
         _within(
             "raft.roles",
-            "lease inflight peers voters stall transfer changes user_restore full_disk",
+            "lease inflight peers voters stall transfer changes user_restore full_disk"
+            " lost_snapshot",
         ),
         "role",
     ),
@@ -109,7 +110,7 @@ Definition = Function | ast.ClassDef
 # What the guard rails would not allow, and the reason. Keys are "raft/node.py:Raft.stats lines"
 # (for classes also `methods` and `attributes`), or for a whole file "raft/node.py lines".
 EXCEPTIONS: dict[str, str] = {
-    "raft/engine/assembly.py:assemble lines": "three over: it is the list of a node's parts",
+    "raft/engine/assembly.py:assemble lines": "five over: it is the list of a node's parts",
     "raft/engine/core.py:Core attributes": "it is the list of a node's collaborators",
     "raft/engine/fsm_runner.py:FsmRunner attributes": "one over: collaborators and wishes",
     "raft/engine/replication.py:PeerReplicator methods": "two over: probing and the window share"

@@ -58,7 +58,7 @@ def receive_append_entries(core: Core, rpc: RPC, request: AppendEntriesRequest) 
     core.state.touch(core.runtime.monotonic())
     if not request.is_heartbeat():
         core.adopt_cluster_id(rpc)
-    if request.notes and (learn := core.incarnations.plan_learned(request.notes, core.local_id)):
+    if request.notes and (learn := core.incarnations.plan_learned(request.notes)):
         core.write("incarnations", learn)
     if not _has_previous(core, request):
         core.log.debug("refusing entries prev_index=%d", request.prev_log_index)
@@ -164,17 +164,16 @@ def _store(core: Core, logs: Sequence[Log], commit: int) -> None:
         return
     first = logs[0].index
     configurations = [
-        (log.index, configuration)
-        for log in logs
-        if (configuration := configuration_of(log)) is not None
+        (log, configuration) for log in logs if (configuration := configuration_of(log)) is not None
     ]
     members = core.membership
     with measure(core.metrics, "raft.rpc.appendEntries.storeLogs"):
         core.write("entries", lambda: core.raft_log.replace_suffix(first, logs, commit))
     members.truncate(first)
-    for index, configuration in configurations:
+    for log, configuration in configurations:
         # Law 3: one committed before our own disk had it comes back, and is known already.
-        if index > members.committed_index:
-            members.append(index, configuration)
+        if log.index > members.committed_index:
+            members.append(log.index, configuration)
+            core.incarnations.learn_pin(log)
     core.damage.look()
     core.publish_log()

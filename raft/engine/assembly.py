@@ -114,5 +114,7 @@ def assemble(
         unsettled=Unsettled(disk, snapshots),
         metrics=metrics,
         damage=Damage(disk, logs, stable, raft_log),
-        incarnations=Incarnations(stable, runtime, membership, emit, log, metrics),
+        incarnations=Incarnations(
+            config.local_id, stable, disk, runtime, membership, emit, log, metrics
+        ),
     )

@@ -106,6 +106,7 @@ class Core:
     stalls: int = 0  # leaderships of this node since the last commit that committed nothing
     rest_until: float = 0.0  # after one, the others have the first try
     request_shutdown: Callable[[], None] = lambda: None
+    take_snapshot: Callable[[Callable[[BaseException | None], None]], None] = lambda _: None
     was_persisting: Callable[[float], bool] = lambda _: False  # since then, a view of the FSM
     metrics: Metrics | None = None
     saturation: Saturation | None = None  # of the main thread
@@ -244,8 +245,9 @@ class Core:
 
     def scan_configurations(self, first: int) -> None:
         """Take configurations over from the log, from an index on; checks every entry it reads."""
-        for index, configuration in configurations_in(self.raft_log, first):
-            self.membership.append(index, configuration)
+        for log, configuration in configurations_in(self.raft_log, first):
+            self.membership.append(log.index, configuration)
+            self.incarnations.learn_pin(log)
 
     def publish_log(self) -> None:
         """Publish the end of the log and the latest configuration."""

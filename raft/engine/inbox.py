@@ -295,6 +295,21 @@ class SnapshotTaken:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotWanted:
+    """A peer of the leader of `term` needs a snapshot, and none can be read."""
+
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotAttempted:
+    """The snapshot that the leader of `term` wanted is there, or could not be taken (`error`)."""
+
+    term: int
+    error: BaseException | None
+
+
+@dataclass(frozen=True, slots=True)
 class SnapshotReceived:
     """A leader's snapshot is durable here, or was not received (`error`)."""
 
@@ -326,6 +341,8 @@ ControlMessage: TypeAlias = (
     | VoteReceived
     | SnapshotTaken
     | SnapshotReceived
+    | SnapshotWanted
+    | SnapshotAttempted
     | FSMPoisoned
 )
 Message: TypeAlias = ControlMessage | ClientMessage | RPC

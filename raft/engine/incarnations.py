@@ -18,15 +18,16 @@ from collections.abc import Callable, Iterable
 from enum import Enum
 
 from raft.codec import dumps, loads, unpack_notes
+from raft.engine.disk import Disk
 from raft.engine.membership import Membership
-from raft.errors import KeyNotFoundError
+from raft.errors import KeyNotFoundError, ProtocolError
 from raft.interfaces import StableStore
 from raft.logs import Logger
-from raft.messages import Note
+from raft.messages import Note, RPCHeader
 from raft.metrics import Metrics, count
 from raft.observer import ObservationData, VoterReplacedObservation
 from raft.runtime import Runtime, Throttle
-from raft.types import ServerID
+from raft.types import NO_INDEX, Log, ServerID
 
 INCARNATION_KEY = b"Incarnation"
 NOTES_KEY = b"Incarnations"
@@ -75,14 +76,18 @@ class Incarnations:
 
     def __init__(
         self,
+        local_id: ServerID,
         stable: StableStore,
+        disk: Disk,
         runtime: Runtime,
         membership: Membership,
         emit: Callable[[ObservationData], None],
         log: Logger,
         metrics: Metrics | None,
     ) -> None:
+        self._local_id = local_id
         self._stable = stable
+        self._disk = disk
         self._runtime = runtime
         self._membership = membership
         self._emit = emit
@@ -128,6 +133,14 @@ class Incarnations:
             for configuration in (members.latest, members.committed)
         )
 
+    def told(self, leader: RPCHeader) -> tuple[Note, ...]:
+        """Return what a leader tells the others: its notes, and that they count on itself.
+
+        Any thread. A server that was added while it led has heard nobody else.
+        """
+        own = Note(leader.id, leader.incarnation, self._membership.latest_index)
+        return (*self.notes, own) if leader.incarnation else self.notes
+
     # ---- noting: what these return writes, and is called on the disk thread ----
 
     def plan(self, server_id: ServerID, incarnation: str) -> Callable[[], None]:
@@ -136,15 +149,35 @@ class Incarnations:
         self._planned[server_id] = Note(server_id, incarnation, since)
         return self._write(self._planned.values())
 
-    def plan_learned(self, notes: Iterable[Note], local_id: ServerID) -> Callable[[], None] | None:
+    def plan_learned(self, notes: Iterable[Note]) -> Callable[[], None] | None:
         """Take over what a leader has noted and we have not, or of before; None for nothing new."""
-        learned = False
-        for note in notes:
-            own = self._planned.get(note.server_id)
-            if note.server_id != local_id and (own is None or note.since > own.since):
-                self._planned[note.server_id] = note
-                learned = True
+        learned = [note for note in notes if self._is_news(note)]
+        self._planned.update((note.server_id, note) for note in learned)
         return self._write(self._planned.values()) if learned else None
+
+    def _is_news(self, note: Note) -> bool:
+        own = self._planned.get(note.server_id)
+        return note.server_id != self._local_id and (own is None or note.since > own.since)
+
+    def pin(self, server_id: ServerID, incarnation: str) -> bytes:
+        """Return the extensions of the entry that gives a server its vote: what will count.
+
+        So whoever knows that it votes knows by which data directory, and no moment lies between.
+        """
+        return dumps([[server_id, incarnation, NO_INDEX]])
+
+    def learn_pin(self, log: Log) -> None:
+        """Note what the entry of a configuration pins; it holds at once, as the entry is durable.
+
+        It is written down for the time when the entry is compacted.
+        """
+        try:
+            pins = unpack_notes(loads(log.extensions), "pins") if log.extensions else ()
+        except ProtocolError:
+            return  # somebody else's
+        if learn := self.plan_learned(pin._replace(since=log.index) for pin in pins):
+            self.notes = tuple(self._planned.values())
+            self._disk.submit("incarnations", learn)
 
     def _write(self, planned: Iterable[Note]) -> Callable[[], None]:
         notes = tuple(planned)

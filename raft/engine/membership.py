@@ -48,14 +48,14 @@ def configuration_of(log: Log) -> Configuration | None:
     return decode_configuration(log.data) if log.type is LogType.CONFIGURATION else None
 
 
-def configurations_in(log: RaftLog, first: int) -> Iterator[tuple[int, Configuration]]:
-    """Yield the configurations that the log holds on disk, from an index on; checks every entry."""
+def configurations_in(log: RaftLog, first: int) -> Iterator[tuple[Log, Configuration]]:
+    """Yield the entries on disk that hold configurations, from an index on; checks every entry."""
     first = max(first, log.boundary().index + 1)
     while first <= log.durable_index():
         for entry in log.entries(first, _SCAN_COUNT, _SCAN_BYTES):
             configuration = configuration_of(entry)
             if configuration is not None:
-                yield entry.index, configuration
+                yield entry, configuration
             first = entry.index + 1
 
 

@@ -57,7 +57,7 @@ def recover(
     log = RaftLog(THREADS, logs, memory_bytes=0)
     machine = StateMachine(_OnlyCommands(fsm), snapshots, config.fsm_halt_on)
     usable = usable_snapshots(snapshots.list(), logs)
-    last = _replay(log, machine, usable, newest_end(usable, snapshots))
+    last = _replay(log, logs, machine, usable, newest_end(usable, snapshots))
     gone = replaced_by(stable)
     if gone > last:
         _log.warning("going on without a lost snapshot term=%d index=%d", gone.term, gone.index)
@@ -101,10 +101,14 @@ class _OnlyCommands:
 
 
 def _replay(
-    log: RaftLog, machine: StateMachine, usable: Sequence[SnapshotMeta], newest: EntryID
+    log: RaftLog,
+    logs: LogStore,
+    machine: StateMachine,
+    usable: Sequence[SnapshotMeta],
+    newest: EntryID,
 ) -> EntryID:
     """Bring the FSM to the end of the log, committed or not; return that end."""
-    if restore_newest(usable, machine.restore) is not None:
+    if restore_newest(usable, machine.restore, logs) is not None:
         log.set_boundary(machine.position)
     log.reload()
     end = machine.position.index if log.must_drop() else log.durable_index()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from raft.engine.heartbeat import Heartbeats, Links
-from raft.engine.inbox import LogCorrupted, NewerTermSeen
+from raft.engine.inbox import LogCorrupted, NewerTermSeen, SnapshotWanted
 from raft.engine.plausible import check_term
 from raft.engine.progress import CountingReader
 from raft.errors import (
@@ -114,7 +114,6 @@ class PeerReplicator:
         """Use another address from now on."""
         with self._changed:
             self._server = server
-            self._failures = 0
         self.probe_again()
         self.heart.move(server)
 
@@ -129,6 +128,7 @@ class PeerReplicator:
     def probe_again(self) -> None:
         """Ask where the logs agree, as at the start: the peer is told all that it is told then."""
         with self._changed:
+            self._failures = 0
             self._broken = True
             self._changed.notify_all()
 
@@ -446,6 +446,7 @@ def _open_newest_snapshot(links: Links) -> tuple[SnapshotMeta, SnapshotReader]:
             return links.snapshots.open(meta.id)
         except (SnapshotError, OSError) as error:
             _log.error("snapshot cannot be read id=%s error=%s", meta.id, error)
+    links.post(SnapshotWanted(links.term))
     raise SnapshotError("the log was compacted but there is no snapshot to send that can be read")
 
 

@@ -21,7 +21,7 @@ from raft.interfaces import FSMSnapshot, SnapshotSink, SnapshotStore
 from raft.logs import get_logger
 from raft.metrics import Metrics, measure
 from raft.runtime import Runtime, random_timeout
-from raft.types import SNAPSHOT_VERSION, SnapshotMeta
+from raft.types import NO_INDEX, SNAPSHOT_VERSION, SnapshotMeta
 from raft.waiting import take_out
 
 _log = get_logger(__name__)
@@ -68,6 +68,12 @@ class Snapshotter:
         if self._stopped:  # perhaps nobody looks any more
             for wish in take_out(self._wishes):
                 wish.fail(ShutdownNotAppliedError("raft is already shut down"))
+
+    def take_now(self, on_done: Callable[[BaseException | None], None]) -> None:
+        """Have a snapshot taken for the node itself; `on_done` must not block; any thread."""
+        future = SnapshotFuture()  # of no node: its callback runs where the answer is given
+        future.add_done_callback(lambda done: on_done(done.exception()))
+        self.request(future)
 
     def look_again(self) -> None:
         """Wait by the interval as it is now, from now on; any thread."""
@@ -134,7 +140,18 @@ class Snapshotter:
 
     def _should_snapshot(self) -> bool:
         grown = self._log.durable_index() - self._log.boundary().index
-        return grown >= self._config.snapshot_threshold
+        return grown >= self._config.snapshot_threshold or self._is_lost()
+
+    def _is_lost(self) -> bool:
+        """Tell whether the snapshot that stands for the log's beginning is gone from its store."""
+        if self._log.boundary().index == NO_INDEX or self._log.first_index() == 1:
+            return False
+        try:
+            listed = self._snapshots.list()
+        except Exception as error:  # noqa: BLE001 - a store is foreign code: asked again next time
+            _log.warning("snapshots cannot be listed error=%s", error)
+            return False
+        return not any(self._log.goes_on_behind(meta.index) for meta in listed)
 
     def _take_for(self, wish: SnapshotFuture) -> None:
         try:

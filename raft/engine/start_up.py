@@ -109,8 +109,8 @@ def _explain_gap(error: LogGapError, lost: EntryID | None) -> LogGapError:
     if lost is None:
         return error
     return LogGapError(
-        f"the newest snapshot, of term {lost.term} at {lost.index}, could not be restored: the log"
-        f" above shows why. What is left does not do without it: {error}"
+        f"the newest snapshot, of term {lost.term} at {lost.index}, is gone or could not be"
+        f" restored, and what is left does not do without it: {error}"
     )
 
 
@@ -183,7 +183,7 @@ def _restore_newest(core: Core) -> tuple[SnapshotMeta | None, EntryID | None]:
     for meta in listed:
         if meta not in usable:
             core.unsettled.forget(meta)
-    restored = restore_newest(usable, lambda meta: core.fsm.start_from(meta, read=read))
+    restored = restore_newest(usable, lambda meta: core.fsm.start_from(meta, read=read), core.logs)
     newest = max(newest_end(usable, core.snapshots), replaced_by(core.stable))
     is_newest = restored is not None and EntryID(restored.term, restored.index) >= newest
     return restored, None if is_newest or newest == NO_ENTRY else newest
@@ -203,7 +203,7 @@ def newest_end(usable: Sequence[SnapshotMeta], snapshots: SnapshotStore) -> Entr
 
 
 def restore_newest(
-    listed: Sequence[SnapshotMeta], restore: Callable[[SnapshotMeta], None]
+    listed: Sequence[SnapshotMeta], restore: Callable[[SnapshotMeta], None], logs: LogStore
 ) -> SnapshotMeta | None:
     """Restore the first of these snapshots that can be read; None when there is none at all."""
     for meta in listed:
@@ -213,12 +213,18 @@ def restore_newest(
             _log.exception("failed to restore snapshot id=%s", meta.id)
         else:
             return meta
-    if listed:
+    if not listed:
+        return None
+    problem = f"none of {len(listed)} snapshots can be restored, the newest is {listed[0].id}"
+    if logs.first_index() == 1 and logs.last_index() >= listed[0].index:
+        # The state machine may hold half of one by now: only a fresh one can begin with the log.
         raise SnapshotError(
-            f"none of {len(listed)} snapshots can be restored, the newest is {listed[0].id}:"
-            " the log above shows why. Rebuild this node from its peers (docs/stores.md)"
+            f"{problem}: the log above shows why. The log of this node reaches back to its first"
+            " entry, so nothing is lost: move the directory of the snapshots away, and start again"
         )
-    return None
+    raise SnapshotError(
+        f"{problem}: the log above shows why. Rebuild this node from its peers (docs/stores.md)"
+    )
 
 
 def _never_happened(meta: SnapshotMeta, logs: LogStore) -> bool:

@@ -148,7 +148,8 @@ class Changes:
         # In force as soon as it is appended (§4.1), so the disk may not report the entry earlier:
         # it commits by the majority it makes itself, not by the one before.
         self._commitment.set_configuration(configuration)
-        index = self._dispatch(Apply(LogType.CONFIGURATION, data, b"", message.future))
+        pin = self._peers.voters.pin(message.server_id, configuration)
+        index = self._dispatch(Apply(LogType.CONFIGURATION, data, pin, message.future))
         members.append_own(index, configuration)
         core.publish_log()
         self._peers.follow(configuration)

@@ -1,18 +1,18 @@
 """A leader whose disk gets full: it refuses client entries and tries to hand leadership over.
 
 What must go on has space kept back by the store: votes, no-ops, memberships, compaction. So an
-entry is refused before it is written or sent anywhere, and certainly has no effect.
+entry is refused before it is written or sent anywhere, and certainly has no effect. It ends when
+the store has room again; what fails to be written all the same is another matter (departure 8).
 """
 
 from __future__ import annotations
 
 from raft.engine.core import Core
-from raft.engine.inbox import TransferLeadership
-from raft.errors import DiskFullError, LeadershipTransferError
-from raft.futures import Future
+from raft.errors import DiskFullError
 from raft.roles.transfer import Transfers
 
-_PATIENCE = 10.0  # election timeouts of leading before a full disk hands over, and between tries
+# Election timeouts of leading before a full disk hands over, and between two tries.
+_PATIENCE = 10.0
 
 
 class FullDisk:
@@ -21,10 +21,10 @@ class FullDisk:
     def __init__(self, core: Core, transfers: Transfers) -> None:
         self._core = core
         self._transfers = transfers
-        # Where every disk is full, leadership must not go round and round.
         self._may_hand_over_at = self._later()
 
     def _later(self) -> float:
+        """Return when leadership may be handed over next."""
         return self._core.runtime.monotonic() + self._core.config.election_timeout * _PATIENCE
 
     def refusal(self) -> DiskFullError | None:
@@ -38,19 +38,13 @@ class FullDisk:
     def look(self, now: float, *, is_busy: bool) -> None:
         """While the disk is full: see whether that is over, and let somebody else lead.
 
-        Not while the leader is busy with a transfer or a user restore.
+        Not while the leader is busy with a transfer or a user restore. A leader that has just been
+        elected waits: where every disk is full, leadership would only go round.
         """
         core = self._core
         if not core.disk.is_full:
             return
         core.disk.look_for_room()
-        is_alone = not core.membership.latest.has_other_voter(core.local_id)
-        if now < self._may_hand_over_at or is_alone or is_busy:
-            return
-        self._may_hand_over_at = self._later()
-        try:
-            self._transfers.begin(TransferLeadership("", "", Future()))
-        except LeadershipTransferError as error:
-            core.log.warning("own disk is full, and nobody can lead instead error=%s", error)
-        else:
-            core.log.warning("own disk is full, handing leadership over")
+        if now >= self._may_hand_over_at and not is_busy:
+            self._may_hand_over_at = self._later()
+            self._transfers.hand_over("own disk is full")

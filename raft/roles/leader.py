@@ -22,6 +22,8 @@ from raft.engine.inbox import (
     RestoreStored,
     RestoreTried,
     ServerReached,
+    SnapshotAttempted,
+    SnapshotWanted,
     TailWriteFailed,
     TransferAnswered,
     TransferLeadership,
@@ -51,6 +53,7 @@ from raft.roles.changes import Changes
 from raft.roles.full_disk import FullDisk
 from raft.roles.inflight import InFlight
 from raft.roles.lease import Lease, Reads, report_contacts
+from raft.roles.lost_snapshot import LostSnapshot
 from raft.roles.peers import Peers
 from raft.roles.stall import CommitWatch
 from raft.roles.transfer import Transfers
@@ -85,6 +88,7 @@ class Leader(Role):
         self.transfers = Transfers(core, self.term, self.commitment, self.peers)
         self.full_disk = FullDisk(core, self.transfers)
         self.restores = UserRestores(core, self.term, self._dispatch_one)
+        lost_snapshot = LostSnapshot(core, self.term, self.peers, self.transfers, self.restores)
         self.changes = Changes(
             core, self.commitment, self.peers, self._dispatch_one, self._may_change
         )
@@ -98,6 +102,8 @@ class Leader(Role):
             CommitAdvanced: self.on_commit,
             ServerReached: self.on_reached,
             TransferAnswered: self.transfers.answered,
+            SnapshotWanted: lost_snapshot.wanted,
+            SnapshotAttempted: lost_snapshot.attempted,
             RestoreTried: self.restores.tried,
             LogReplaced: self.restores.replaced,
             ConfigReloaded: self.on_reload,
@@ -125,7 +131,7 @@ class Leader(Role):
             verify_sequence=lambda: self.reads.verifications.sequence,
             post=core.inbox.post,
             emit=core.emit,
-            notes=lambda: core.incarnations.notes,
+            notes=lambda: core.incarnations.told(core.header),
             metrics=core.metrics,
         )
 

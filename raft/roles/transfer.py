@@ -20,6 +20,7 @@ from raft.errors import (
     NoThreadError,
     RaftError,
 )
+from raft.futures import Future
 from raft.messages import TimeoutNowRequest
 from raft.roles.peers import Peers
 from raft.types import Configuration, Server, ServerID
@@ -113,6 +114,19 @@ class Transfers:
         self._commitment.watch(target.id, last_index)
         self._peers.kick()
         core.log.info("starting leadership transfer target=%s", target.id)
+
+    def hand_over(self, reason: str) -> None:
+        """Have somebody else lead for a reason of this server's own, if there is anybody."""
+        log = self._core.log
+        is_alone = not self._core.membership.latest.has_other_voter(self._core.local_id)
+        if is_alone or self._current is not None:
+            return
+        try:
+            self.begin(TransferLeadership("", "", Future()))
+        except LeadershipTransferError as error:
+            log.warning("%s, and nobody can lead instead error=%s", reason, error)
+        else:
+            log.warning("%s, handing leadership over", reason)
 
     def _in_time(self) -> float:
         return self._core.runtime.monotonic() + self._core.config.election_timeout

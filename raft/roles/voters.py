@@ -42,6 +42,16 @@ class Voters:
             if server.id in self._met:
                 self._decide(server.id)
 
+    def pin(self, server_id: ServerID, configuration: Configuration) -> bytes:
+        """Return what the entry of a configuration says of a server that gets its vote by it."""
+        incarnation = self._met.get(server_id)
+        gets_vote = configuration.has_vote(server_id) and not self._core.membership.latest.has_vote(
+            server_id
+        )
+        if not incarnation or not gets_vote:
+            return b""
+        return self._core.incarnations.pin(server_id, incarnation)
+
     def counts(self, server_id: ServerID, incarnation: str) -> bool:
         """Tell whether an answer confirms anything."""
         return not incarnation or self._counted.get(server_id) == incarnation

@@ -39,6 +39,9 @@ _META, _STATE, _UNFINISHED = "meta.json", "state.bin", ".tmp"
 _PROBE = "permTest"
 _ID = re.compile(r"\d+-\d+-\d+", re.ASCII)
 
+# What says that a file is not what was written: unreadable, or something else of its name.
+_SPOILT = frozenset({errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENOTDIR})
+
 _BLOCK = 1 << 18  # bytes written and checked at a time
 _SYNC_EVERY = 8 << 20  # bytes; one large fsync at the end would hold up the log's for as long
 
@@ -61,6 +64,7 @@ class FileSnapshotStore:
         self._retain = retain
         self._runtime = runtime
         self._lock = runtime.lock()  # held while directories are renamed and removed
+        self._damaged: set[str] = set()  # ids of snapshots whose content was found damaged
         with _explained("permissions test failed"):
             _make_directories(self._directory)
             probe = self._directory / _PROBE
@@ -150,8 +154,10 @@ class FileSnapshotStore:
             try:
                 _check_content(state, meta, crc)
                 state.seek(0)
-            except BaseException:
+            except BaseException as exc:
                 state.close()
+                if isinstance(exc, SnapshotCorruptError):
+                    self._damaged.add(meta.id)
                 raise
         return meta if crc is None else with_checksum(meta, crc), state
 
@@ -199,7 +205,16 @@ class FileSnapshotStore:
             _log.warning("cannot remove old snapshots path=%s", self._directory, exc_info=True)
 
     def _beyond_retention(self, newest_first: Sequence[SnapshotMeta]) -> Sequence[SnapshotMeta]:
-        return [meta for meta in newest_first if not meta.unsettled][self._retain :]
+        """Return what need not be kept: one known to be damaged takes no other's place."""
+        doomed, kept = [], 0
+        for meta in newest_first:
+            if meta.unsettled:
+                continue
+            if kept >= self._retain:
+                doomed.append(meta)
+            elif meta.id not in self._damaged:
+                kept += 1
+        return doomed
 
     def lost(self) -> Sequence[EntryID]:
         """Return where snapshots ended whose metadata the disk has spoiled, by their names."""
@@ -218,8 +233,8 @@ class FileSnapshotStore:
         except FileNotFoundError:
             return [], []  # removed behind our back; `create` makes it anew
         for entry in entries:
-            if not entry.is_dir() or not _ID.fullmatch(entry.name):
-                continue
+            if not _ID.fullmatch(entry.name) or not os.path.isdir(entry.path):
+                continue  # also a link that leads to itself, which `entry.is_dir` raises on
             try:
                 meta, crc = _read_metadata(Path(entry.path))
             except FileNotFoundError:
@@ -231,7 +246,7 @@ class FileSnapshotStore:
             except SnapshotVersionError:
                 raise  # to go on without it would be to fall back behind what was acknowledged
             except (OSError, SnapshotError) as exc:
-                if isinstance(exc, OSError) and exc.errno != errno.EIO:
+                if isinstance(exc, OSError) and exc.errno not in _SPOILT:
                     raise  # it may be whole: too many files are open, say
                 _log.warning("skipping snapshot path=%s cause=%s", entry.path, exc)
                 lost.append(Path(entry.path))

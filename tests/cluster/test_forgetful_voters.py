@@ -110,3 +110,30 @@ def test_of_two_servers_either_may_come_back_empty() -> None:
 
         apply_count(cluster.leader(), 1, b"after")
         assert len(cluster.assert_same_state()) == 4
+
+
+def test_a_leader_that_forgot_is_known_to_a_server_that_was_added_while_it_led() -> None:
+    """That one has never heard anybody else, and would win by the vote of whoever comes back."""
+    with Cluster(2) as cluster:
+        leader = cluster.leader()
+        other = cluster.followers()[0]
+        late = cluster.add()
+        leader.node.add_voter(late.id, late.address, timeout=ANSWER, catch_up=True).result(ANSWER)
+        cluster.disconnect(late)
+        leader.node.apply(b"acknowledged").result(ANSWER)
+        cluster.stop(other)
+        cluster.stop(leader)
+        wipe(cluster, leader)
+
+        cluster.restart(leader)
+        cluster.heal()
+
+        stays_so(
+            cluster,
+            "nobody leads",
+            10 * HEARTBEAT,
+            lambda: not leader.is_leader() and not late.is_leader(),
+        )
+        cluster.restart(other)
+        assert cluster.leader() is other
+        assert b"acknowledged" in cluster.assert_same_state()

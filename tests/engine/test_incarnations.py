@@ -1,7 +1,10 @@
 """Which data directory of a voter counts (departure 21)."""
 
+from dataclasses import replace
+
 import pytest
 
+from raft.codec import dumps
 from raft.engine.incarnations import INCARNATION_KEY, NOTES_KEY, Verdict
 from raft.messages import AppendEntriesRequest, Note, RequestVoteRequest, RPCHeader
 from raft.observer import VoterReplacedObservation
@@ -218,3 +221,59 @@ def test_a_voter_that_has_forgotten_is_reported_with_what_to_do(caplog):
 
     assert node.events.count(VoterReplacedObservation("n2", B, OTHER)) == 1
     assert node.core.incarnations.replaced() == ["n2"]
+
+
+# ---- pins: what the entry that gives a vote says ----
+
+
+def pinned(index, incarnation, configuration=THREE):
+    entry = configuration_entry(index, 1, configuration)
+    extensions = dumps([["n2", incarnation, 0]])
+    return replace(entry, extensions=extensions, checksum=0).sealed()
+
+
+def stored(node, *logs):
+    request = AppendEntriesRequest(from_directory("", "n3"), 2, 2, 1, entries=logs)
+    assert node.ask(request).response.success
+
+
+def test_whoever_knows_of_a_vote_knows_by_which_directory():
+    node = node_with(servers("n1", "n3"))
+
+    stored(node, pinned(3, B))
+
+    assert (verdict(node, B), verdict(node, OTHER)) == (Verdict.KNOWN, Verdict.ANOTHER)
+    assert verdict(node.restarted(), OTHER) is Verdict.ANOTHER
+
+
+def test_a_restart_reads_pins_from_the_log():
+    node = node_with(servers("n1", "n3"))
+    node.store.store_logs([pinned(3, B)])
+
+    assert verdict(node.restarted(), OTHER) is Verdict.ANOTHER
+
+
+def test_a_pin_outlives_the_compaction_of_its_entry():
+    node = node_with(servers("n1", "n3"))
+    stored(node, pinned(3, B))
+    node.runtime.run()
+
+    assert B.encode() in node.store.get(NOTES_KEY)
+
+
+def test_a_pin_of_a_server_that_was_added_again_takes_the_place_of_the_note():
+    node = node_with()
+    note(node)
+
+    stored(node, configuration_entry(3, 1, servers("n1", "n3")), pinned(4, OTHER))
+
+    assert (verdict(node, OTHER), verdict(node, B)) == (Verdict.KNOWN, Verdict.ANOTHER)
+
+
+def test_extensions_of_somebody_else_say_nothing():
+    node = node_with(servers("n1", "n3"))
+    entry = replace(configuration_entry(3, 1, THREE), extensions=b"\xff", checksum=0).sealed()
+
+    stored(node, entry)
+
+    assert verdict(node, OTHER) is Verdict.NEW

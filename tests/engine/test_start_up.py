@@ -314,13 +314,22 @@ def test_a_node_does_not_start_when_no_snapshot_can_be_read(store, runtime):
         started(store, shelf, runtime)
 
 
+def test_a_log_that_reaches_back_to_its_beginning_makes_up_for_all_snapshots(store, runtime):
+    store.store_logs([configuration_entry(1, 1, MEMBERS), *entries(2, terms=(1, 1, 1))])
+    shelf = Shelf(runtime, 3)
+    shelf.add(3)
+
+    with pytest.raises(SnapshotError, match="reaches back to its first entry, so nothing is lost"):
+        started(store, shelf, runtime)
+
+
 def test_an_older_snapshot_below_a_compacted_log_is_a_gap(store, runtime):
     store.store_logs(entries(5, terms=(1, 1)))
     shelf = Shelf(runtime, 5)
     shelf.add(3)
     shelf.add(5)
 
-    with pytest.raises(LogGapError, match="snapshot, of term 1 at 5, could not be restored"):
+    with pytest.raises(LogGapError, match="snapshot, of term 1 at 5, is gone or could not be"):
         started(store, shelf, runtime)
 
 

@@ -476,3 +476,53 @@ def test_a_snapshot_without_its_metadata_is_lost_and_not_being_removed(store, tm
 
     assert [meta.index for meta in store.list()] == [5]
     assert store.lost() == [EntryID(3, 9)]
+
+
+# ---- junk, and damage that is known ----
+
+
+def test_a_link_that_leads_to_itself_is_passed_over(store, tmp_path):
+    kept = take_snapshot(store, 10, 3, [b"data"])
+    for name in ("loop", "3-99-1"):
+        link = tmp_path / "snapshots" / name
+        link.symlink_to(link)
+
+    again = FileSnapshotStore(tmp_path, retain=3)
+
+    assert [meta.id for meta in again.list()] == [kept]
+    assert read_all(again.open(kept)[1]) == b"data"
+
+
+def test_a_folder_in_the_place_of_the_metadata_is_a_lost_snapshot(store, tmp_path):
+    kept = take_snapshot(store, 10, 3, [b"data"])
+    spoilt = take_snapshot(store, 20, 4, [b"more"])
+    metadata = tmp_path / "snapshots" / spoilt / "meta.json"
+    metadata.unlink()
+    metadata.mkdir()
+
+    again = FileSnapshotStore(tmp_path, retain=3)
+
+    assert [meta.id for meta in again.list()] == [kept]
+    assert again.lost() == [EntryID(4, 20)]
+
+
+def spoil(tmp_path, snapshot_id):
+    state = tmp_path / "snapshots" / snapshot_id / "state.bin"
+    data = bytearray(state.read_bytes())
+    data[0] ^= 1
+    state.write_bytes(data)
+
+
+def test_a_damaged_snapshot_takes_no_good_ones_place(tmp_path):
+    store = FileSnapshotStore(tmp_path, retain=2)
+    good = take_snapshot(store, 10, 3, [b"good"])
+    damaged = take_snapshot(store, 20, 3, [b"damaged"])
+    spoil(tmp_path, damaged)
+    with pytest.raises(SnapshotCorruptError):
+        store.open(damaged)
+
+    newest = take_snapshot(store, 30, 3, [b"newest"])
+
+    assert [meta.id for meta in store.list()] == [newest, damaged, good]
+    next_one = take_snapshot(store, 40, 3, [b"next"])
+    assert [meta.id for meta in store.list()] == [next_one, newest]

@@ -13,7 +13,13 @@ from typing import Any
 from raft.bootstrap import bootstrap_cluster
 from raft.config import Config
 from raft.engine.state import CLUSTER_ID_KEY
-from raft.errors import LogCorruptError, RaftInternalError, SnapshotError, UnsettledSnapshotError
+from raft.errors import (
+    LogCorruptError,
+    LogGapError,
+    RaftInternalError,
+    SnapshotError,
+    UnsettledSnapshotError,
+)
 from raft.node import Raft
 from raft.runtime import Deadline
 from raft.snapshots.inmem import InmemSnapshotStore
@@ -123,7 +129,7 @@ class SimServer:
         def make() -> None:
             try:
                 node = Raft(self.config, fsm, store, store, snapshots, transport, runtime=process)
-            except (LogCorruptError, SnapshotError, OSError) as error:
+            except (LogCorruptError, LogGapError, SnapshotError, OSError) as error:
                 self._start_failed(process, error)
                 return
             if process is self.process:
@@ -135,8 +141,11 @@ class SimServer:
 
     def _start_failed(self, process: SimRuntime, error: Exception) -> None:
         self.cluster.scheduler.note(f"start of {self.id} failed: {error}")
-        if process is self.process and isinstance(error, LogCorruptError):
-            self.lost = str(error)  # what is spoiled nobody else is known to have
+        # What is spoiled nobody else is known to have, and what a lost snapshot held nobody may ask
+        # for; another error may be over at the next start.
+        for_good = isinstance(error, LogCorruptError) or self.disk.lacks_snapshot()
+        if process is self.process and for_good:
+            self.lost = str(error)
 
     def _applied(self, log: Log) -> None:
         term = None if self.node is None else self.node.current_term()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from raft.codec import decode_hard_state
-from raft.engine.damage import DAMAGE_KEY
+from raft.engine.damage import DAMAGE_KEY, REPLACED_KEY
 from raft.engine.state import HARD_STATE_KEY
 from raft.errors import KeyNotFoundError, LogNotFoundError, SnapshotError
 from raft.interfaces import SnapshotSink
@@ -133,6 +133,18 @@ class SimDisk:
         """Lose everything."""
         self._keep_former()
         self.content = Content()
+
+    def lose_snapshots(self) -> None:
+        """Lose all snapshots, and nothing else."""
+        self._keep_former()
+        self.content.snapshots.clear()
+
+    def lacks_snapshot(self) -> bool:
+        """Tell whether the log begins behind entries that no snapshot stands for."""
+        content = self.content
+        replaced = content.values.get(REPLACED_KEY, b"0 0").split()
+        needed = min(content.logs) - 1 if content.logs else int(replaced[1])
+        return needed > max((m.index for m, _ in content.snapshots.values()), default=NO_INDEX)
 
     def _keep_former(self) -> None:
         content = self.content

@@ -180,6 +180,7 @@ class DiskFaults:
             (2, self.spoil_in_power_cut),
             (1, self.wipe),
             (2, self.come_back_empty),
+            (2, self.lose_snapshots),
         ]
 
     def repair(self) -> None:
@@ -255,11 +256,20 @@ class DiskFaults:
         Often the others are cut off from each other then, so that its vote would decide.
         """
         server = self._targets.one()
-        if not self._may_harm(server):
+        # A blank server rightly joins strangers, once some take it for a member of theirs.
+        if self._cluster.network.strangers or not self._may_harm(server):
             return False
         if self._scheduler.pick(2):
             self._cluster.cut_off([self._targets.leader()])
         server.forget()
+        return True
+
+    def lose_snapshots(self) -> bool:
+        """Lose the snapshots of a server, most often of the leader; another may need them soon."""
+        server = self._targets.leader() if self._scheduler.pick(3) else self._targets.one()
+        if not self._may_harm(server):
+            return False
+        server.disk.lose_snapshots()
         return True
 
     def _may_harm(self, server: SimServer) -> bool:

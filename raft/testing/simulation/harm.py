@@ -21,6 +21,7 @@ def is_whole(server: SimServer) -> bool:
         not server.lost
         and not server.disk.was_replaced
         and not server.disk.is_damaged()
+        and not server.disk.lacks_snapshot()
         and all(log.is_intact() for log in content.logs.values())
         and not server.disk.has_unsettled()
     )

@@ -7,8 +7,9 @@ time and not the proof.
 from __future__ import annotations
 
 RECORDED = {
-    "voter that forgot counts": (60, "invariant"),
-    "vote of one that forgot counts": (60, "invariant"),
+    "lost snapshot is not replaced": (119, "liveness"),
+    "voter that forgot counts": (27, "invariant"),
+    "vote of one that forgot counts": (27, "invariant"),
     "vote record in memory only": (0, "invariant"),
     "term without its vote": (13, "invariant"),
     "vote given before it is durable": (49, "invariant"),
