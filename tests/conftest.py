@@ -6,20 +6,22 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from raft import logs
-from raft.futures import STANDALONE, Future, FutureHost
+from raft import Raft, logs
+from raft.futures import STANDALONE, Future
 from raft.runtime import THREADS
+from raft.transport.network import NetworkTransport
 
 _GRACE = 5.0  # seconds for threads that were told to end
 _POLL = 0.01
 
 
-def _threads_of_nodes() -> list[str]:
-    return sorted(t.name for t in threading.enumerate() if t.name.startswith("raft-"))
+def _threads_of_nodes() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("raft-")]
 
 
 class WrittenLog(pytest.LogCaptureFixture):
@@ -48,25 +50,75 @@ def pytest_runtest_protocol() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fail a test after which a node's thread runs on, or a node's future has no answer."""
-    made: list[weakref.ref[Future[Any]]] = []
-    make = Future.__init__
+    """Fail a test after which a node's thread runs on, or a node's future has no answer.
 
-    def remember(self: Future[Any], host: FutureHost = STANDALONE) -> None:
-        make(self, host)
-        if host is not STANDALONE and host.gate == THREADS.gate:
-            made.append(weakref.ref(self))
-
-    monkeypatch.setattr(Future, "__init__", remember)
+    What such a test has left open is closed, so that no other test is blamed for it.
+    """
+    futures = _made_by(monkeypatch, Future, _is_of_a_node)
+    opened = _made_by(monkeypatch, Raft) + _made_by(monkeypatch, NetworkTransport)
     before = _threads_of_nodes()
     yield
+
+    def left() -> tuple[list[str], list[Any]]:
+        threads = [thread.name for thread in _threads_of_nodes() if thread not in before]
+        return sorted(threads), [f for f in futures.alive() if not f.done()]
+
+    if not _becomes(lambda: left() == ([], [])):
+        threads, unanswered = left()
+        for leaked in opened.alive():
+            _close(leaked)
+        _becomes(lambda: left() == ([], []))
+        assert threads == [], "threads were left behind: close what the test opens, however it ends"
+        assert unanswered == [], "futures were left without an answer"
+
+
+def _is_of_a_node(future: Any) -> bool:
+    host = future._host
+    return host is not STANDALONE and host.gate == THREADS.gate
+
+
+class _Made:
+    """What was made during one test, as far as it is still there."""
+
+    def __init__(self, *groups: list[weakref.ref[Any]]) -> None:
+        self.groups = groups
+
+    def __add__(self, other: _Made) -> _Made:
+        return _Made(*self.groups, *other.groups)
+
+    def alive(self) -> list[Any]:
+        return [made for group in self.groups for ref in group if (made := ref()) is not None]
+
+
+def _made_by(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Any], counts: Any = lambda _: True
+) -> _Made:
+    """Have all objects of a class remembered that count, from now on."""
+    made: list[weakref.ref[Any]] = []
+    make = kind.__init__
+
+    def remember(self: Any, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+        if counts(self):
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(kind, "__init__", remember)
+    return _Made(made)
+
+
+def _becomes(predicate: Any) -> bool:
     give_up = time.monotonic() + _GRACE
     pause = threading.Event()
-    while time.monotonic() < give_up:
-        open_futures = [f for ref in made if (f := ref()) is not None and not f.done()]
-        left = [name for name in _threads_of_nodes() if name not in before]
-        if not open_futures and not left:
-            return
+    while not predicate():
+        if time.monotonic() > give_up:
+            return False
         pause.wait(_POLL)
-    assert left == [], "threads were left behind"
-    assert open_futures == [], "futures were left without an answer"
+    return True
+
+
+def _close(leaked: Any) -> None:
+    with suppress(Exception):
+        if isinstance(leaked, Raft):
+            leaked.shutdown().result(_GRACE)
+        else:
+            leaked.close()
