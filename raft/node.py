@@ -623,16 +623,18 @@ class Raft:
         self._guard.check()
         self._events.deregister(observer)
 
-    def shutdown(self) -> Future[None]:
+    def shutdown(self, *, transfer: bool = False) -> Future[None]:
         """Stop the node; waiting for the future waits for its threads.
 
         Bounded by `Config.shutdown_timeout` even if user code or a disk call never returns. All
         other futures are answered by then, and their callbacks have run, but for those that take
         longer than a second. May be called again. The transport is closed.
-        A signal handler may call it, and wait.
+        With `transfer` a leader hands over to another voter first, in at most three
+        `election_timeout`, so that the cluster need not wait for an election; leaving `with` does
+        so. A signal handler may call it, and wait.
         """
         self._guard.check()
-        return self._lifecycle.shutdown()
+        return self._lifecycle.shutdown(transfer=transfer)
 
     def __enter__(self) -> Raft:
         return self
@@ -644,7 +646,7 @@ class Raft:
         trace: TracebackType | None,
     ) -> None:
         try:
-            self.shutdown().result()
+            self.shutdown(transfer=True).result()
         except ForkedProcessError:
             pass  # a child that leaves the block it was forked in has nothing to shut down
 

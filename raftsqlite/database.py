@@ -49,6 +49,7 @@ class Database:
         *,
         unsafe_no_sync: bool,
         read_only: bool,
+        lock_timeout: float = 0.0,
         on_locked: Callable[[str], None] = lambda path: None,
     ) -> None:
         self.path = os.path.realpath(os.fspath(path))
@@ -66,7 +67,9 @@ class Database:
             make_directories(os.path.dirname(self.path))
         elif not os.path.exists(self.path):
             raise StoreError(f"there is no store at {self.path}")
-        self._lock_file = LockFile(self.path + ".lock", self.path, read_only=read_only)
+        self._lock_file = LockFile(
+            self.path + ".lock", self.path, read_only=read_only, timeout=lock_timeout
+        )
         self.mark = Mark(self.path, is_kept=not (unsafe_no_sync or read_only))
         after_fork_in_child(self._on_fork)  # from now on: opening a large file takes seconds
         try:

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import sqlite3
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,9 @@ class LockFile:
     Who only reads, and may not write here, does without it if there is none: no node has run here.
     """
 
-    def __init__(self, path: str, store_path: str, *, read_only: bool = False) -> None:
+    def __init__(
+        self, path: str, store_path: str, *, read_only: bool = False, timeout: float = 0.0
+    ) -> None:
         self._descriptor = -1
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -55,11 +58,11 @@ class LockFile:
         else:
             is_for_reading = False
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock(timeout)
         except BlockingIOError as exc:
-            owner = os.read(self._descriptor, 100).decode(errors="replace").strip()
+            owner = os.pread(self._descriptor, 100, 0).decode(errors="replace").strip()
             self.abandon()
-            raise locked_error(store_path, owner) from exc
+            raise locked_error(store_path, owner, timeout) from exc
         except OSError as exc:
             self.abandon()
             raise StoreError(
@@ -72,6 +75,16 @@ class LockFile:
             os.write(self._descriptor, b"process %d\n" % os.getpid())
         except OSError as exc:
             _log.warning("cannot note who has the lock path=%s cause=%s", path, exc)
+
+    def _lock(self, timeout: float) -> None:
+        give_up = time.monotonic() + timeout
+        while True:
+            try:
+                return fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= give_up:
+                    raise
+            time.sleep(_LOCK_PAUSE)
 
     def release(self) -> None:
         """Unlock, also for a child that holds a copy of the descriptor and is about to exec."""
@@ -120,16 +133,30 @@ def _identity(path: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+_LOCK_PAUSE = 0.02  # seconds between two tries to lock
+_RELOADERS = ("WERKZEUG_RUN_MAIN", "RUN_MAIN")  # set in the child of Flask's, and of Django's
 _MAY_NOT_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-def locked_error(store_path: str, owner: str) -> StoreLockedError:
-    """Return the error for a second opener."""
+def locked_error(store_path: str, owner: str, waited: float = 0.0) -> StoreLockedError:
+    """Return the error for a second opener; `waited` is how long it has tried, in seconds."""
     by = f" by {owner}" if owner else ""
+    after = f", and stayed so for {waited:g} s" if waited else ""
+    hint = ""
+    if owner == f"process {os.getpid()}":
+        hint = " This very process has it: close the other SQLiteStore first."
+    elif owner == f"process {os.getppid()}" or any(map(os.environ.get, _RELOADERS)):
+        hint = (
+            " A reloader (flask --debug, runserver) runs a program twice, in a parent and a child:"
+            " open the store in the child alone, where WERKZEUG_RUN_MAIN or RUN_MAIN is 'true', or"
+            " switch the reloader off (use_reloader=False, --noreload)."
+        )
+    elif not waited:
+        hint = " Where a new process takes over from an old one, give it time: lock_timeout=30."
     return StoreLockedError(
-        f"{store_path} is open already{by}: one node in one process owns it. Of a web server's"
-        " worker processes only one may run the node (gunicorn: --workers 1 --threads 8). To copy"
-        " or inspect a live store, call backup(path) on the SQLiteStore that has it open"
+        f"{store_path} is open already{by}{after}: one node in one process owns it.{hint} Of a web"
+        " server's worker processes only one may run the node (gunicorn: --workers 1 --threads 8)."
+        " To copy or inspect a live store, call backup(path) on the SQLiteStore that has it open"
     )
 
 

@@ -39,6 +39,8 @@ _GET = "SELECT value, checksum FROM stable WHERE kind = ? AND key = ?"
 _BYTES, _UINT64 = "bytes", "uint64"  # kinds of keys
 _COMMIT_INDEX = ("store", b"commit_index")
 
+_LONGEST_WAIT = 86400.0  # seconds
+
 _LOG_TYPES = {kind.value: kind for kind in LogType}
 
 _FRAME = 4096 + 24  # bytes a page takes in the WAL
@@ -68,6 +70,8 @@ class SQLiteStore:
         reserve_bytes: kept back in a file `<path>.reserve`, so that votes and compaction go on
             when the disk is full.
         low_water_bytes: with less space left than this `is_full` is True; 0 turns both off.
+        lock_timeout: seconds to wait for another process to close the file, as in a restart of a
+            web server that starts the new process before the old one has ended.
     """
 
     def __init__(
@@ -78,14 +82,21 @@ class SQLiteStore:
         read_only: bool = False,
         reserve_bytes: int = 8 << 20,
         low_water_bytes: int = 16 << 20,
+        lock_timeout: float = 0.0,
     ) -> None:
+        if not 0.0 <= lock_timeout <= _LONGEST_WAIT:
+            raise ValueError(f"lock_timeout is from 0 to {_LONGEST_WAIT:g} s, not {lock_timeout}")
         low_water = 0 if read_only else low_water_bytes
 
         def look_for_room(path: str) -> None:  # a full disk's reserve lets the file be opened
             self._reserve = Reserve(path + ".reserve", reserve_bytes, low_water)
 
         self._database = Database(
-            path, unsafe_no_sync=unsafe_no_sync, read_only=read_only, on_locked=look_for_room
+            path,
+            unsafe_no_sync=unsafe_no_sync,
+            read_only=read_only,
+            lock_timeout=lock_timeout,
+            on_locked=look_for_room,
         )
         try:
             self._reserve.hold()

@@ -112,6 +112,7 @@ Definition = Function | ast.ClassDef
 EXCEPTIONS: dict[str, str] = {
     "raft/engine/assembly.py:assemble lines": "five over: it is the list of a node's parts",
     "raft/engine/core.py:Core attributes": "it is the list of a node's collaborators",
+    "raft/engine/lifecycle.py:Lifecycle attributes": "one over: collaborators, what it was asked",
     "raft/engine/fsm_runner.py:FsmRunner attributes": "one over: collaborators and wishes",
     "raft/engine/replication.py:PeerReplicator methods": "two over: probing and the window share"
     " every field, so two classes would be friends of each other's privates",

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from raft.engine.core import Core
 from raft.engine.gauges import Gauges
-from raft.engine.inbox import ByteBudget
+from raft.engine.inbox import ByteBudget, TransferLeadership
 from raft.engine.snapshotter import Snapshotter
+from raft.errors import RaftError
 from raft.futures import Future, FutureHost
 from raft.interfaces import WithClose, WithDelivery, WithMetrics, WithQueueBound
 from raft.logs import flush, get_logger
@@ -22,6 +23,7 @@ _log = get_logger(__name__)
 
 _PUMP_PERIOD = 0.1  # seconds between looks at the stop flag while pumping a consumer queue
 _LOG_GRACE = 0.5  # seconds for the last records to be written
+_TRANSFER_TIMEOUTS = 3  # election timeouts; a transfer itself ends after two at most
 _GRACE = 1.0  # seconds for threads whose work was taken from them to notice it
 _QUEUES_IN_LEASE = 4  # a heartbeat behind entries waits for a fraction of the lease
 
@@ -56,6 +58,7 @@ class Lifecycle:
         self._leaves_transport = False  # to its maker: the node could not begin
         self._asked = core.runtime.gate()  # for the shutdown thread
         self._waiting: deque[Future[None]] = deque()  # for the end; no lock, see `raft.waiting`
+        self._hands_over = False
         self._is_down = False
         self._lock = core.runtime.lock()  # guards the one below, which threads of the node set
         self.failure: BaseException | None = None
@@ -136,12 +139,18 @@ class Lifecycle:
 
     # ---- stopping ----
 
-    def shutdown(self) -> Future[None]:
-        """Stop the node; the future ends when all threads have, or `shutdown_timeout` is over."""
+    def shutdown(self, *, transfer: bool = False) -> Future[None]:
+        """Stop the node; the future ends when all threads have, or `shutdown_timeout` is over.
+
+        With `transfer` a leader hands over first.
+        """
         future: Future[None] = Future(self._host)
         self._waiting.append(future)
         if self._is_down:
             self._answer()
+        elif transfer:
+            self._hands_over = True
+            self._asked.open()
         else:
             self.begin_shutdown()
         return future
@@ -159,7 +168,21 @@ class Lifecycle:
     def _end(self) -> None:
         """Be the shutdown thread."""
         self._asked.wait()
+        if self._hands_over and self._core.state.role is RaftState.LEADER:
+            self._hand_over()
+        self.begin_shutdown()
         self._close()
+
+    def _hand_over(self) -> None:
+        """Let another server lead, so that nobody has to wait for an election; within a bound."""
+        core, future = self._core, Future[None](self._host)
+        timeout = core.config.election_timeout
+        try:
+            deadline = Deadline(core.runtime, timeout)
+            core.inbox.submit(TransferLeadership("", "", future), deadline)
+            future.result(_TRANSFER_TIMEOUTS * timeout)
+        except (RaftError, TimeoutError) as error:  # as for who is alone: it stops all the same
+            core.log.info("shutting down without a transfer reason=%s", error)
 
     def _close(self) -> None:
         stuck: list[str] = []

@@ -57,6 +57,9 @@ def _is_unspecified(host: str) -> bool:
 
 # ---- names ----
 
+_BIND_PAUSE = 0.05  # seconds between two tries to listen
+_LONGEST_BIND = 86400.0
+
 _Candidates = list[tuple[Any, ...]]
 
 
@@ -139,16 +142,23 @@ class TCPStreamLayer:
     """Listens on one address and dials others; owns every socket of a transport.
 
     `bind` is `host:port`; port 0 takes a free one. `advertise` is what others should dial, for a
-    server behind a translated address or bound to all interfaces.
+    server behind a translated address or bound to all interfaces. For `bind_timeout` seconds it
+    waits until nobody else listens there.
     """
 
-    def __init__(self, bind: ServerAddress, advertise: ServerAddress | None, runtime: Runtime):
+    def __init__(
+        self,
+        bind: ServerAddress,
+        advertise: ServerAddress | None,
+        runtime: Runtime,
+        bind_timeout: float = 0.0,
+    ) -> None:
         self._runtime = runtime
         self._resolver = _Resolver(runtime)
         self._lock = runtime.lock()  # guards _streams and _closed
         self._streams: dict[SocketStream, None] = {}
         self._closed = False
-        sock = _listen(bind)
+        sock = _listen_in_time(bind, bind_timeout, runtime)
         self._listener = SocketStream(sock, bind, runtime, self._released)
         self._streams[self._listener] = None
         try:
@@ -259,6 +269,27 @@ class TCPStreamLayer:
             self._streams.pop(stream, None)
 
 
+def _listen_in_time(bind: ServerAddress, timeout: float, runtime: Runtime) -> socket.socket:
+    """Listen, once whoever did before has ended."""
+    if not 0.0 <= timeout <= _LONGEST_BIND:
+        raise InvalidConfigError(f"bind_timeout is from 0 to {_LONGEST_BIND:g} s, not {timeout}")
+    deadline, pause = Deadline(runtime, timeout), runtime.event()
+    while True:
+        try:
+            return _listen(bind)
+        except OSError as exc:
+            if exc.errno != errno.EADDRINUSE:
+                raise
+            if deadline.is_over():
+                raise OSError(
+                    exc.errno,
+                    f"{bind} is in use: another process listens there. Where that is about to end,"
+                    " as in a restart, give it time: bind_timeout=30. A reloader (flask --debug,"
+                    " runserver) runs a program twice: start the node in the child alone",
+                ) from exc
+        pause.wait(_BIND_PAUSE)
+
+
 def _listen(bind: ServerAddress) -> socket.socket:
     try:
         host, port = split_address(bind)
@@ -325,6 +356,7 @@ class TCPTransport(NetworkTransport):
         server_address_provider: finds servers whose addresses move.
         max_inbound: connections served at a time; for one more an idle one gives way.
         handshake_timeout: seconds a connection has to say who it is.
+        bind_timeout: seconds to wait for another process to leave the address.
 
     Raises:
         InvalidConfigError: no other server could dial the address, give `advertise`; a timeout or
@@ -343,9 +375,10 @@ class TCPTransport(NetworkTransport):
         *,
         max_inbound: int = DEFAULT_MAX_INBOUND,
         handshake_timeout: float = DEFAULT_HANDSHAKE_TIMEOUT,
+        bind_timeout: float = 0.0,
     ) -> None:
         super().__init__(
-            TCPStreamLayer(bind, advertise, runtime),
+            TCPStreamLayer(bind, advertise, runtime, bind_timeout),
             timeout=timeout,
             max_pool=max_pool,
             server_address_provider=server_address_provider,

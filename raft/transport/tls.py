@@ -334,9 +334,10 @@ class TLSStreamLayer(TCPStreamLayer):
         advertise: ServerAddress | None,
         runtime: Runtime,
         contexts: MutualTLS,
+        bind_timeout: float = 0.0,
     ) -> None:
         self._contexts = _checked(contexts)
-        super().__init__(bind, advertise, runtime)
+        super().__init__(bind, advertise, runtime, bind_timeout)
 
     def warn_unprotected(self, host: str) -> None:
         """Say nothing: what goes over the wire is protected."""
@@ -381,8 +382,9 @@ class TLSTransport(NetworkTransport):
         ssl_context: MutualTLS,
         max_inbound: int = DEFAULT_MAX_INBOUND,
         handshake_timeout: float = DEFAULT_HANDSHAKE_TIMEOUT,
+        bind_timeout: float = 0.0,
     ) -> None:
-        self._tls = TLSStreamLayer(bind, advertise, runtime, ssl_context)
+        self._tls = TLSStreamLayer(bind, advertise, runtime, ssl_context, bind_timeout)
         super().__init__(
             self._tls,
             timeout=timeout,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -304,3 +306,51 @@ def test_the_notify_channel_tells_when_leadership_comes_and_goes() -> None:
 
         assert channel.get(timeout=6 * HEARTBEAT + ANSWER) is False
         assert cluster["n1"].node.state() is RaftState.SHUTDOWN
+
+
+# ---- handing over on the way out ----
+
+
+def slow_to_campaign(config: Config) -> None:
+    """Whoever leads soon after a leader has gone was told to."""
+    config.heartbeat_timeout = config.election_timeout = 3.0 * SCALE
+
+
+@pytest.fixture
+def patient() -> Iterator[Cluster]:
+    with Cluster(3, configure=slow_to_campaign) as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("leave", ["shutdown", "with"])
+def test_a_leader_that_is_shut_down_hands_over_first(patient: Cluster, leave: str) -> None:
+    leader = patient.leader(20)
+    apply_count(leader, 10)
+    others = [member for member in patient.running() if member is not leader]
+
+    if leave == "with":
+        with leader.node:
+            pass
+    else:
+        leader.node.shutdown(transfer=True).result(ANSWER)
+    began = time.monotonic()
+    patient.wait_for(lambda: any(m.is_leader() for m in others))
+
+    assert time.monotonic() - began < 1.5 * SCALE
+
+
+def test_a_leader_without_anybody_else_is_shut_down_at_once() -> None:
+    with Cluster(1) as cluster:
+        node = cluster.leader().node
+
+        node.shutdown(transfer=True).result(ANSWER)
+
+        assert node.failure is None
+
+
+def test_a_leader_that_nobody_answers_is_shut_down_within_a_bound() -> None:
+    with Cluster(3) as cluster:
+        leader = cluster.leader()
+        cluster.disconnect(leader)
+
+        leader.node.shutdown(transfer=True).result(ANSWER)
