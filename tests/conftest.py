@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 import weakref
@@ -22,6 +23,11 @@ _POLL = 0.01
 
 def _threads_of_nodes() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("raft-")]
+
+
+def pytest_configure() -> None:
+    """Have what was started stopped when the run is told to end, as by `timeout`, too."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 class WrittenLog(pytest.LogCaptureFixture):

@@ -81,6 +81,7 @@ class SimDisk:
         self.invariants = invariants
         self._unsynced: list[Write] = []
         self._former: list[Content] = []  # before each harm that was done to it
+        self._lost_upto = NO_INDEX  # by snapshots that were lost while the node ran
         self.content = Content()
         self.slowness = 1.0
         self.vote_seconds = 0.0  # that a vote record takes longer to write
@@ -109,6 +110,7 @@ class SimDisk:
 
     def crash(self) -> None:
         """Keep, drop or tear what was not synced."""
+        self._lost_upto = NO_INDEX
         unsynced, self._unsynced = self._unsynced, []
         for write in unsynced:
             self._leave(write)
@@ -135,8 +137,9 @@ class SimDisk:
         self.content = Content()
 
     def lose_snapshots(self) -> None:
-        """Lose all snapshots, and nothing else."""
+        """Lose all snapshots, and nothing else; a node that runs has in memory what they held."""
         self._keep_former()
+        self._lost_upto = max((m.index for m, _ in self.content.snapshots.values()), default=0)
         self.content.snapshots.clear()
 
     def lacks_snapshot(self) -> bool:
@@ -184,8 +187,8 @@ class SimDisk:
                 self.invariants.stored(self._server_id, before.term, [log])
 
     def has_durably(self, index: int, term: int) -> bool:
-        """Tell whether an entry would survive a crash now, in the log or in a snapshot."""
-        return _has(self.content, index, term)
+        """Tell whether an entry is in log or snapshot, or was when the node looked last."""
+        return _has(self.content, index, term) or index <= self._lost_upto
 
     def had_durably(self, index: int, term: int) -> bool:
         """Tell the same of an entry that may have been spoiled or lost since."""
