@@ -10,6 +10,7 @@ Whatever is read may be hostile: every field is checked, and every fault is a `P
 
 from __future__ import annotations
 
+import importlib.metadata
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -36,6 +37,22 @@ from raft.messages import (
 from raft.types import Configuration, Log, LogType, Server, ServerSuffrage
 
 MAX_UINT64 = 2**64 - 1
+
+
+def _check_library(version: str) -> None:
+    """Raise `ImportError` for a `cbor2` that reads other things than this module expects."""
+    if int(version.partition(".")[0]) < _OLDEST_LIBRARY:
+        raise ImportError(
+            f"raft needs cbor2 {_OLDEST_LIBRARY} or later, not {version}, with which whole"
+            " records look damaged. Install it anew: pip install --upgrade cbor2"
+        )
+
+
+_OLDEST_LIBRARY = 6
+try:
+    _check_library(importlib.metadata.version("cbor2"))
+except importlib.metadata.PackageNotFoundError:
+    pass  # of a program that was packed without it: the one who packed it has chosen
 
 _LOG_TYPES = {kind.value: kind for kind in LogType}
 

@@ -62,7 +62,7 @@ from raft.roles.base import Role
 from raft.roles.candidate import Candidate
 from raft.roles.follower import Follower
 from raft.roles.leader import Leader
-from raft.runtime import THREADS, Deadline, ForkGuard, Runtime
+from raft.runtime import THREADS, Deadline, ForkGuard, Runtime, refuse_green_threads
 from raft.snapshots.crc64 import CheckedReader
 from raft.types import (
     NO_INDEX,
@@ -96,7 +96,7 @@ class Raft:
     closes the transport, never the stores. What blocks says so; futures are answered on every path.
 
     Raises:
-        InvalidConfigError: a field of `config` is out of range.
+        InvalidConfigError: eventlet has patched threads, a field of `config` is out of range.
         TypeError: `fsm` lacks a method, or one takes other arguments.
         FSMFailedError: the FSM halted at an entry that was applied here (`restore_committed_logs`).
         IncompatibleLogStoreError: the log store cannot do what `restore_committed_logs` needs.
@@ -117,6 +117,7 @@ class Raft:
         *,
         runtime: Runtime = THREADS,
     ) -> None:
+        refuse_green_threads()
         validate_config(config)
         check_fsm(fsm)
         config = replace(config)

@@ -14,6 +14,7 @@ import os
 import queue
 import random
 import secrets
+import sys
 import threading
 import time
 import weakref
@@ -21,7 +22,13 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
-from raft.errors import ForkedProcessError, NoThreadError
+from raft.errors import ForkedProcessError, InvalidConfigError, NoThreadError
+
+if os.name != "posix":
+    raise ImportError(
+        f"raft runs on POSIX systems, such as Linux and macOS, not on {sys.platform}: on Windows"
+        " use WSL, or a container"
+    )
 
 T = TypeVar("T")
 
@@ -174,6 +181,20 @@ class ThreadRuntime:
         return queue.Queue(maxsize)
 
 
+def refuse_green_threads() -> None:
+    """Raise `InvalidConfigError` under eventlet, under which a node stands still.
+
+    Its threads are all on a real one, and what waits there holds up all others.
+    """
+    patcher = sys.modules.get("eventlet.patcher")
+    if patcher is not None and patcher.is_monkey_patched("thread"):
+        raise InvalidConfigError(
+            "eventlet has replaced the threads of this process (monkey_patch), and a node needs"
+            " real ones: run it in a process of its own, or under a server with threads (gunicorn:"
+            " --worker-class gthread --workers 1)"
+        )
+
+
 THREADS: Runtime = ThreadRuntime()
 """The runtime used when none is given."""
 
@@ -247,11 +268,16 @@ class Throttle:
         return held_back
 
 
+_COMPLAINT_PERIOD = 10.0  # seconds
+
+
 def no_thread(name: str, cause: RuntimeError) -> NoThreadError:
     """Return the error for a thread that the system did not start."""
-    return NoThreadError(
-        f"cannot start thread {name}: {cause}. See the limits of the process or container"
-    )
+    if threading.main_thread().is_alive():
+        cure = "See the limits of the process or container"
+    else:
+        cure = "The program is ending: shut nodes down before that, as by `with`"
+    return NoThreadError(f"cannot start thread {name}: {cause}. {cure}")
 
 
 class ThreadGroup:
@@ -265,6 +291,7 @@ class ThreadGroup:
         self.prefix = prefix
         self._lock = runtime.lock()  # guards _tasks
         self._tasks: list[Task] = []
+        self.complaints = Throttle(runtime, _COMPLAINT_PERIOD)  # the main thread's, of lacking some
         self.on_crash: Callable[[str, BaseException], None] = lambda _name, _error: None
 
     def spawn(self, name: str, target: Callable[[], None]) -> Task:

@@ -20,6 +20,7 @@ from raft.runtime import ForkGuard, after_fork_in_child
 from raftsqlite.guard import FilesInPlace, LockFile, close_for_good, leaves_doubt, translated
 from raftsqlite.mark import Mark, Position, begin_mark
 from raftsqlite.schema import (
+    OwnConnection,
     check_content,
     make_directories,
     open_database,
@@ -146,7 +147,7 @@ class Database:
             raise
 
     def _copy_to(self, path: str) -> None:
-        target = sqlite3.connect(path, isolation_level=None)
+        target = OwnConnection(path, isolation_level=None)
         try:
             target.execute("PRAGMA journal_mode = OFF")
             target.execute("PRAGMA synchronous = OFF")  # the whole file is synced at the end

@@ -180,8 +180,16 @@ def position_of(connection: sqlite3.Connection) -> Position:
     return Position(sequence or 0, last_index or NO_INDEX)
 
 
+class OwnConnection(sqlite3.Connection):
+    """A connection that is one, whatever instruments `sqlite3.connect`.
+
+    What OpenTelemetry puts in its place cannot be the target of a backup, nor be kept from being
+    finalized in a forked child.
+    """
+
+
 def _connect(path: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(
+    connection = OwnConnection(
         path,
         uri=path.startswith("file:"),  # ours are absolute, so no path of a user's begins so
         timeout=0,  # nobody is worth waiting for

@@ -176,12 +176,14 @@ class Lifecycle:
     def _hand_over(self) -> None:
         """Let another server lead, so that nobody has to wait for an election; within a bound."""
         core, future = self._core, Future[None](self._host)
+        if not core.state.published().configuration.has_other_voter(core.local_id):
+            return
         timeout = core.config.election_timeout
         try:
             deadline = Deadline(core.runtime, timeout)
             core.inbox.submit(TransferLeadership("", "", future), deadline)
             future.result(_TRANSFER_TIMEOUTS * timeout)
-        except (RaftError, TimeoutError) as error:  # as for who is alone: it stops all the same
+        except (RaftError, TimeoutError) as error:  # it stops all the same
             core.log.info("shutting down without a transfer reason=%s", error)
 
     def _close(self) -> None:

@@ -188,8 +188,9 @@ class Ballot:
         try:
             self.core.threads.spawn(f"vote-{self.server.id}", self._run)
         except NoThreadError as error:
-            self.core.log.warning("vote not asked for peer=%s error=%s", self.server.id, error)
             self._report(self.request.term, granted=False)
+            if self.core.threads.complaints.admits():
+                self.core.log.warning("vote not asked for peer=%s error=%s", self.server.id, error)
 
     def _run(self) -> None:
         incarnation = ""

@@ -49,7 +49,8 @@ class Peers:
         except NoThreadError as error:
             self._lacks_threads = True
             replicator.stop()  # one of its threads may run
-            self._core.log.warning("cannot replicate yet peer=%s error=%s", server.id, error)
+            if self._core.threads.complaints.admits():
+                self._core.log.warning("cannot replicate yet peer=%s error=%s", server.id, error)
             return
         self._replicators[server.id] = replicator
         self._core.emit(PeerObservation(removed=False, peer=server))

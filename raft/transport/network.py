@@ -29,7 +29,14 @@ from raft.messages import (
     SnapshotReader,
 )
 from raft.metrics import Metrics
-from raft.runtime import THREADS, ForkGuard, Queue, Runtime, after_fork_in_child
+from raft.runtime import (
+    THREADS,
+    ForkGuard,
+    Queue,
+    Runtime,
+    after_fork_in_child,
+    refuse_green_threads,
+)
 from raft.transport.calls import Calls, R
 from raft.transport.connection import Connection
 from raft.transport.delivery import Delivery, Identity
@@ -73,6 +80,7 @@ class NetworkTransport(Calls):
         runtime: Runtime = THREADS,
     ) -> None:
         try:
+            refuse_green_threads()
             _check_bounds(timeout, handshake_timeout, max_pool, max_inbound)
         except Exception:
             layer.close()

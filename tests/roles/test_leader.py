@@ -431,6 +431,17 @@ def test_a_leader_that_gets_no_thread_for_a_peer_has_the_others(thread):
     assert {call.server_id for call in node.transport.open_calls(AppendEntriesRequest)} == {"n3"}
 
 
+def test_a_lack_of_threads_is_complained_of_now_and_then(caplog):
+    node = ScriptedNode(configuration=THREE, hard_state=HardState(TERM, "n1", "n1:1"))
+    node.runtime.no_thread_for = "-n2"
+    leader = node.start(Leader)
+
+    for _ in range(20):
+        leader.peers.try_again()
+
+    assert caplog.text.count("cannot replicate yet") == 1
+
+
 def test_a_poisoned_fsm_ends_the_leadership():
     """Departure 9."""
     bench = Bench()
