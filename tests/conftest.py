@@ -50,6 +50,7 @@ def caplog(request: pytest.FixtureRequest) -> Iterator[pytest.LogCaptureFixture]
 def pytest_runtest_protocol() -> Iterator[None]:
     """Have what a test said written before the next begins."""
     result = yield
+    logs.write_directly(False)  # as a program that runs one thread has it
     logs.flush(_GRACE)
     return result
 

@@ -2,6 +2,7 @@ import gc
 import os
 import sqlite3
 import sys
+from contextlib import closing
 from zlib import crc32
 
 import pytest
@@ -290,7 +291,8 @@ def test_a_file_that_is_no_store_is_refused(path):
         SQLiteStore(path)
 
     path.unlink()
-    sqlite_utils.Database(path)["dogs"].insert({"name": "Cleo"})
+    with closing(sqlite3.connect(path)) as connection:
+        sqlite_utils.Database(connection)["dogs"].insert({"name": "Cleo"})
     with pytest.raises(StoreError, match="no log of this library"):
         SQLiteStore(path)
 

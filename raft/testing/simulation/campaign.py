@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
 def _log_to_stdout(is_verbose: bool) -> None:
     level = logging.DEBUG if is_verbose else logging.CRITICAL + 1
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout)
-    write_directly()  # in the order of events, and all of them
+    write_directly(is_verbose)  # in the order of events, and all of them
 
 
 def _outcomes(runs: Sequence[Run], jobs: int) -> Iterator[Outcome]:
