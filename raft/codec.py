@@ -409,6 +409,7 @@ _APPEND_ENTRIES_ANSWER: _Layout = (
 )
 _VOTE: _Layout = (("term", _uint), ("last_log_index", _uint), ("last_log_term", _uint))
 _VOTE_ANSWER: _Layout = (("term", _uint), ("granted", _bool))
+_REASON: tuple[str, _Reader] = ("reason", _text)
 _INSTALL_SNAPSHOT: _Layout = (
     ("term", _uint),
     ("last_log_index", _uint),
@@ -432,6 +433,8 @@ _LAYOUTS: dict[int, tuple[type[Any], _Layout]] = {
     67: (TimeoutNowResponse, ()),
     68: (RequestPreVoteResponse, _VOTE_ANSWER),
 }
+# The field at the end that is left out when it is empty, as older versions do always.
+_OPTIONAL: dict[int, _Layout] = {0: (_NOTES,), 65: (_REASON,), 68: (_REASON,)}
 _CODES: dict[type[Any], tuple[int, _Layout]] = {
     kind: (code, layout) for code, (kind, layout) in _LAYOUTS.items()
 }
@@ -450,6 +453,8 @@ def encode_message(message: Request | Response) -> tuple[int, bytes]:
         fields.append(value)
     if isinstance(message, AppendEntriesRequest) and message.notes:
         fields.append([list(note) for note in message.notes])
+    if isinstance(message, RequestVoteResponse | RequestPreVoteResponse) and message.reason:
+        fields.append(message.reason)
     return code, cbor2.dumps(fields)
 
 
@@ -460,8 +465,8 @@ def decode_message(code: int, payload: bytes) -> Request | Response:
         raise ProtocolError(f"unknown message type {code}")
     kind, layout = entry
     value = loads(payload)
-    if layout is _APPEND_ENTRIES and isinstance(value, list) and len(value) > len(layout) + 1:
-        layout = (*layout, _NOTES)  # they come only when they have changed
+    if isinstance(value, list) and len(value) > len(layout) + 1:
+        layout += _OPTIONAL.get(code, ())
     fields = _fields(value, len(layout) + 1, kind.__name__)
     values = {
         name: reader(value, f"{kind.__name__}.{name}")

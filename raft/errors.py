@@ -306,3 +306,8 @@ class PipelineNotSupportedError(TransportError):
 
 class PipelineShutdownError(TransportError):
     """The pipeline has been closed."""
+
+
+def describe_error(error: BaseException) -> str:
+    """Return what an error says, or its type where it says nothing."""
+    return str(error) or type(error).__name__

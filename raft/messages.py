@@ -98,11 +98,12 @@ class RequestVoteRequest:
 
 @dataclass(frozen=True, slots=True)
 class RequestVoteResponse:
-    """The answer to a vote request."""
+    """The answer to a vote request; `reason` says why it is refused, for people."""
 
     header: RPCHeader
     term: int
     granted: bool = False
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +118,12 @@ class RequestPreVoteRequest:
 
 @dataclass(frozen=True, slots=True)
 class RequestPreVoteResponse:
-    """The answer to a pre-vote request."""
+    """The answer to a pre-vote request; `reason` says why it is refused, for people."""
 
     header: RPCHeader
     term: int
     granted: bool = False
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ class Group(NamedTuple):
 
 PARTS = (
     "state disk raft_log membership incarnations commitment inbox progress fsm_faults fsm_check"
-    " state_machine fsm_answers fsm_restores fsm_runner settling damage plausible claims"
+    " state_machine fsm_answers fsm_restores fsm_runner settling damage plausible claims elections"
 )
 RUNNERS = (
     "append_entries request_vote install_snapshot heartbeat replication snapshotter first_start"

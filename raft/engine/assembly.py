@@ -10,6 +10,7 @@ from raft.config import Config
 from raft.engine.core import Core, NodeLogger
 from raft.engine.damage import Damage, note_replaced
 from raft.engine.disk import Disk
+from raft.engine.elections import Elections
 from raft.engine.fsm_faults import note_halt
 from raft.engine.fsm_runner import FsmRunner
 from raft.engine.inbox import Inbox
@@ -113,6 +114,7 @@ def assemble(
         main_ended=runtime.event(),
         unsettled=Unsettled(disk, snapshots),
         metrics=metrics,
+        elections=Elections(runtime, log),
         damage=Damage(disk, logs, stable, raft_log),
         incarnations=Incarnations(
             config.local_id, stable, disk, runtime, membership, emit, log, metrics

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from raft.config import Config
 from raft.engine.damage import Damage
 from raft.engine.disk import Disk, Write
+from raft.engine.elections import Elections
 from raft.engine.fsm_runner import FsmRunner
 from raft.engine.inbox import Apply, Bootstrap, ClientMessage, Inbox, Message, SnapshotReceived
 from raft.engine.incarnations import Incarnations
@@ -99,6 +100,7 @@ class Core:
     unsettled: Unsettled
     damage: Damage
     incarnations: Incarnations
+    elections: Elections
     hard_state: HardState = field(default_factory=HardState)  # as it is on disk
     cluster_id: str | None = None
     fault: BaseException | None = None

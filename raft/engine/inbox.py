@@ -277,7 +277,7 @@ class LogCorrupted:
 
 @dataclass(frozen=True, slots=True)
 class VoteReceived:
-    """The answer of one voter in one round of a candidate."""
+    """The answer of one voter in one round of a candidate; or why there is none, in `reason`."""
 
     round: int
     server_id: ServerID
@@ -285,6 +285,7 @@ class VoteReceived:
     term: int
     granted: bool
     incarnation: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ def receive_request_vote(core: Core, rpc: RPC, request: RequestVoteRequest) -> N
             core.become_follower(request.term, request.header if reason is None else None)
     if reason is not None:
         core.log.info("vote refused candidate=%s reason=%s", request.header.id, reason)
-        rpc.respond(RequestVoteResponse(core.header, core.state.term))
+        rpc.respond(RequestVoteResponse(core.header, core.state.term, reason=reason))
         return
     if core.hard_state.voted_for != request.header.id:
         core.save_hard_state(HardState(request.term, request.header.id, request.header.address))
@@ -57,7 +57,7 @@ def receive_request_pre_vote(core: Core, rpc: RPC, request: RequestPreVoteReques
         )
     if reason is not None:
         core.log.debug("pre-vote refused candidate=%s reason=%s", request.header.id, reason)
-        rpc.respond(RequestPreVoteResponse(core.header, core.state.term))
+        rpc.respond(RequestPreVoteResponse(core.header, core.state.term, reason=reason))
         return
     term = max(request.term, core.state.term)
     rpc.respond(RequestPreVoteResponse(core.header, term, granted=True))

@@ -6,6 +6,7 @@ A lost round starts the next one in place, until somebody wins.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from raft.engine.core import Core
 from raft.engine.inbox import ConfigReloaded, VoteReceived
@@ -13,7 +14,13 @@ from raft.engine.incarnations import Verdict
 from raft.engine.install_snapshot import SnapshotReceiver
 from raft.engine.request_vote import may_campaign
 from raft.engine.state import HardState
-from raft.errors import NoThreadError, RaftError, RemoteError, StorageFailedError
+from raft.errors import (
+    NoThreadError,
+    RaftError,
+    RemoteError,
+    StorageFailedError,
+    describe_error,
+)
 from raft.interfaces import WithPreVote
 from raft.messages import RequestPreVoteRequest, RequestVoteRequest
 from raft.metrics import count, measure
@@ -48,6 +55,7 @@ class Candidate(Role):
         self.is_pre_vote = False
         self.campaign_term = 0
         self.tally = Tally(needed=0)
+        self.reasons: dict[ServerID, str] = {}  # of the round, why there is no vote
         self.handlers[VoteReceived] = self.on_vote
 
     def enter(self) -> None:
@@ -60,8 +68,12 @@ class Candidate(Role):
 
     def on_deadline(self) -> None:
         """Start the next round: nobody won this one in time."""
-        log = self.core.log.warning if self._has_vote() else self.core.log.debug
-        log("election timeout reached, restarting election")
+        self.core.elections.lost(
+            self.core.membership.latest,
+            self.tally.granted,
+            self.reasons,
+            is_warned_of=self._has_vote(),
+        )
         self.core.transfer_candidacy = False
         self._start_round()
 
@@ -111,6 +123,7 @@ class Candidate(Role):
         self.is_pre_vote = is_pre_vote
         self.campaign_term = core.hard_state.term + (1 if is_pre_vote else 0)
         self.tally = Tally(core.membership.latest.quorum())
+        self.reasons = {}
         timeout = self._arm()
         last = core.raft_log.last()
         for server in core.membership.latest.voters():
@@ -139,7 +152,9 @@ class Candidate(Role):
         if vote.term > self.campaign_term:
             core.log.info("newer term discovered, falling back to follower newer=%d", vote.term)
             core.become_follower(vote.term)
-        elif vote.granted and self._may_count(vote):
+        elif not vote.granted:
+            self.reasons[vote.server_id] = vote.reason or "refused"
+        elif self._may_count(vote):
             self._count(vote.server_id)
 
     def _may_count(self, vote: VoteReceived) -> bool:
@@ -151,6 +166,7 @@ class Candidate(Role):
         verdict = noted.verdict(vote.server_id, vote.incarnation)
         if verdict is Verdict.ANOTHER:
             noted.report(vote.server_id, vote.incarnation)
+            self.reasons[vote.server_id] = "another data directory than before"
             return False
         if verdict is Verdict.NEW and not vote.pre_vote:
             core.write("incarnation", noted.plan(vote.server_id, vote.incarnation))
@@ -173,6 +189,15 @@ class Candidate(Role):
             core.set_leader(core.local_id, core.header.address)
 
 
+class Vote(NamedTuple):
+    """What a voter has answered, or what its answer counts as."""
+
+    term: int
+    granted: bool
+    incarnation: str = ""
+    reason: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Ballot:
     """One request to one voter, on a thread that ends with its answer, or with the round."""
@@ -188,42 +213,40 @@ class Ballot:
         try:
             self.core.threads.spawn(f"vote-{self.server.id}", self._run)
         except NoThreadError as error:
-            self._report(self.request.term, granted=False)
+            self._report(Vote(self.request.term, granted=False, reason=str(error)))
             if self.core.threads.complaints.admits():
                 self.core.log.warning("vote not asked for peer=%s error=%s", self.server.id, error)
 
     def _run(self) -> None:
-        incarnation = ""
         try:
-            term, granted, incarnation = self._call()
+            vote = self._call()
         except RemoteError as error:
             # A peer that knows no pre-vote cannot object to one.
             is_pre_vote = isinstance(self.request, RequestPreVoteRequest)
-            term, granted = self.request.term, is_pre_vote and _UNKNOWN_COMMAND in str(error)
+            is_granted = is_pre_vote and _UNKNOWN_COMMAND in str(error)
+            vote = Vote(self.request.term, is_granted, reason=str(error))
         except (RaftError, OSError) as error:
             self.core.log.debug("vote request failed peer=%s error=%s", self.server.id, error)
-            term, granted = self.request.term, False
-        self._report(term, granted=granted, incarnation=incarnation)
+            vote = Vote(self.request.term, granted=False, reason=describe_error(error))
+        self._report(vote)
 
-    def _report(self, term: int, *, granted: bool, incarnation: str = "") -> None:
+    def _report(self, vote: Vote) -> None:
         is_pre_vote = isinstance(self.request, RequestPreVoteRequest)
-        self.core.inbox.post(
-            VoteReceived(self.round, self.server.id, is_pre_vote, term, granted, incarnation)
-        )
+        self.core.inbox.post(VoteReceived(self.round, self.server.id, is_pre_vote, *vote))
 
-    def _call(self) -> tuple[int, bool, str]:
+    def _call(self) -> Vote:
         transport, server = self.core.transport, self.server
         timeout = self.deadline.remaining()
         metrics = self.core.metrics
         if isinstance(self.request, RequestVoteRequest):
             with measure(metrics, "raft.candidate.electSelf"):
                 vote = transport.request_vote(server.id, server.address, self.request, timeout)
-            return vote.term, vote.granted, vote.header.incarnation
+            return Vote(vote.term, vote.granted, vote.header.incarnation, vote.reason)
         if isinstance(transport, WithPreVote):
             with measure(metrics, "raft.candidate.preElectSelf"):
                 asked = transport.request_pre_vote(server.id, server.address, self.request, timeout)
-            return asked.term, asked.granted, asked.header.incarnation
-        return self.request.term, True, ""
+            return Vote(asked.term, asked.granted, asked.header.incarnation, asked.reason)
+        return Vote(self.request.term, granted=True)
 
 
 def run_candidate(core: Core, snapshots: SnapshotReceiver) -> None:

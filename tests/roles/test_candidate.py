@@ -2,7 +2,7 @@ import pytest
 
 from raft.engine.inbox import ConfigReloaded, FSMPoisoned, LogCorrupted, VoteReceived
 from raft.engine.state import HardState
-from raft.errors import LogCorruptError, PeerUnreachableError, RemoteError
+from raft.errors import LogCorruptError, PeerUnreachableError, RemoteError, RPCTimeoutError
 from raft.messages import (
     AppendEntriesRequest,
     RequestPreVoteRequest,
@@ -463,3 +463,42 @@ def test_a_round_that_runs_takes_the_new_timeout():
     node.play(Candidate, reload, DEADLINE)
 
     assert node.runtime.now - began == pytest.approx(5.0)
+
+
+# ---- why there is no leader ----
+
+
+def lost_rounds(caplog):
+    said = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    return [message for message in said if "restarting election" in message]
+
+
+def test_a_lost_round_says_what_became_of_each_request(caplog):
+    node = node_with(configuration=FIVE)
+    refusal = RequestVoteResponse(header("n3"), TERM + 1, reason="log is\ndamaged")
+    results = {"n2": PeerUnreachableError("connection refused"), "n3": refusal, "n4": False}
+
+    node.play(Candidate, answers(node, **results), DEADLINE)
+
+    (said,) = lost_rounds(caplog)
+    why = "1 of 5 votes: n2 connection refused, n3 log is damaged, n4 refused, n5 no answer in time"
+    assert said.endswith(why)
+    assert str(node.core.elections.last) == why
+
+
+def test_lost_rounds_are_told_once_in_ten_seconds(caplog):
+    node = node_with()
+
+    node.play(Candidate, *[DEADLINE] * 5, Pause(10.0), DEADLINE)
+
+    assert len(lost_rounds(caplog)) == 2
+
+
+def test_a_pre_vote_that_is_refused_carries_the_reason(caplog):
+    node = node_with(pre_vote=True)
+    known = RequestPreVoteResponse(header("n2"), TERM, reason="leader n3 is known")
+
+    node.play(Candidate, pre(node, n2=known, n3=RPCTimeoutError("timed out")), DEADLINE)
+
+    (said,) = lost_rounds(caplog)
+    assert "1 of 3 votes: n2 leader n3 is known, n3 timed out" in said

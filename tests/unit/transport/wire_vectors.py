@@ -118,7 +118,11 @@ def plain(value):
     """
     if dataclasses.is_dataclass(value):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return {n: plain(v) for n, v in fields.items() if v or n not in ("incarnation", "notes")}
+        return {
+            n: plain(v)
+            for n, v in fields.items()
+            if v or n not in ("incarnation", "notes", "reason")
+        }
     if isinstance(value, enum.Enum):
         return value.name
     if isinstance(value, bytes):
