@@ -87,8 +87,8 @@ def _counter(about: str, *labels: str) -> Metric:
     return Metric(Kind.COUNTER, about, labels=labels)
 
 
-def _gauge(about: str, unit: Unit = Unit.NUMBER) -> Metric:
-    return Metric(Kind.GAUGE, about, unit)
+def _gauge(about: str, unit: Unit = Unit.NUMBER, *labels: str) -> Metric:
+    return Metric(Kind.GAUGE, about, unit, labels)
 
 
 def _sample(about: str, unit: Unit = Unit.NUMBER) -> Metric:
@@ -152,6 +152,14 @@ METRICS: Mapping[str, Metric] = {
     "raft.net.rpcEnqueue": _timer("handing a request over", "rpcType"),
     "raft.net.rpcRespond": _timer("waiting for the answer to a request", "rpcType"),
     # Beyond the original:
+    "raft.role": _gauge("0 follower, 1 candidate, 2 leader, 3 shut down"),
+    "raft.leaderKnown": _gauge("1 if a leader is known here, else 0"),
+    "raft.replication.lag": _gauge(
+        "entries that a peer lacks, as its leader knows", Unit.NUMBER, "peer_id"
+    ),
+    "raft.replication.failed": _counter("failures to send entries or snapshots", "peer_id"),
+    "raft.replication.failedHeartbeats": _counter("heartbeats without an answer", "peer_id"),
+    "raft.replication.snapshots": _counter("snapshots that were begun to be sent", "peer_id"),
     "raft.voter.replaced": _counter("voters found with another data directory than before"),
     "raft.fsm.failedCommands": _counter("commands that FSM.apply answered by an exception"),
     "raft.fsm.pending": _gauge("entries committed and not applied yet"),
@@ -163,8 +171,8 @@ METRICS: Mapping[str, Metric] = {
     "raft.store.freeBytes": _gauge("bytes free in the log store's file", Unit.BYTES),
     "raft.store.walBytes": _gauge("bytes of the log store's write-ahead log", Unit.BYTES),
 }
-"""All names, but for the legacy ones: those with the label `peer_id` come again with the peer's id
-as their last part and without the label, unless `Config.no_legacy_telemetry` is set."""
+"""All names, but for the legacy ones: the original's with the label `peer_id` come again with the
+peer's id as their last part and without the label, unless `Config.no_legacy_telemetry` is set."""
 
 
 def rpc_labels(request: Request) -> Labels:
@@ -235,6 +243,12 @@ class Metrics:
         self.incr_counter(name, entries, (("peer_id", peer),))
         if self._legacy:
             self.incr_counter(f"{name}.{peer}", entries)
+
+
+def count_for_peer(metrics: Metrics | None, name: str, peer: ServerID) -> None:
+    """Count something of a peer, if there is a sink; without a legacy duplicate."""
+    if metrics is not None:
+        metrics.incr_counter(name, 1.0, (("peer_id", peer),))
 
 
 class _Measure:

@@ -31,7 +31,7 @@ from raft.engine.install_snapshot import SnapshotReceiver
 from raft.engine.lifecycle import Lifecycle
 from raft.engine.snapshotter import Snapshotter
 from raft.engine.start_up import load_state
-from raft.engine.stats import describe
+from raft.engine.stats import describe, describe_peers
 from raft.errors import (
     CommandTooLargeError,
     DeadlockError,
@@ -70,6 +70,7 @@ from raft.types import (
     EntryID,
     Log,
     LogType,
+    Peer,
     RaftState,
     ServerAddress,
     ServerID,
@@ -582,6 +583,13 @@ class Raft:
         """What one of the node's threads died of; None for a healthy node."""
         self._guard.check()
         return self._lifecycle.failure
+
+    def peers(self) -> list[Peer]:
+        """Return what this node knows of each other member: all of it on the leader.
+
+        A copy of one moment, made without waiting for anybody; any thread may ask, at any time.
+        """
+        return describe_peers(self._mine)
 
     def stats(self) -> dict[str, str]:
         """Return the numbers an operator wants to see, as texts, by the original's names."""

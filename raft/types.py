@@ -171,6 +171,45 @@ EMPTY_CONFIGURATION = Configuration()
 
 
 @dataclass(frozen=True, slots=True)
+class Peer:
+    """What a node knows of another member: `Raft.peers`.
+
+    Only a leader knows what is None else. `lag` is in entries, `last_contact` in seconds since the
+    last answer.
+    """
+
+    id: ServerID
+    address: ServerAddress
+    suffrage: ServerSuffrage
+    counts: bool | None = None
+    """Whether its answers count for a majority: it has a vote, and the data directory that it had
+    when it was counted on first."""
+    match_index: int | None = None
+    next_index: int | None = None
+    lag: int | None = None
+    last_contact: float | None = None
+    failures: int = 0
+    """Failures in a row of what is sent to it; 0 if the last one is over."""
+    last_error: str = ""
+    """What failed last; on a server without a leader, why this peer gave it no vote."""
+    activity: str = ""
+    """"probing" for where the logs agree, "pipelining" entries, or "snapshot 40 %"."""
+
+    def __str__(self) -> str:
+        parts = [f"{self.id}@{self.address}:{self.suffrage.name}"]
+        if self.match_index is not None:
+            parts.append(
+                f"{self.activity} match={self.match_index} next={self.next_index} lag={self.lag}"
+                f" contact={self.last_contact:.3f}s failures={self.failures}"
+            )
+        if self.counts is False and self.suffrage is ServerSuffrage.VOTER:
+            parts.append("does not count: it has another data directory than before")
+        if self.last_error:
+            parts.append(f"error={self.last_error}")
+        return " ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
 class SnapshotMeta:
     """What a snapshot covers: the log up to `index`, and the configuration as of there (§7).
 

@@ -41,6 +41,7 @@ from raft.observer import LatestValue, LeaderObservation, ObservationData
 from raft.runtime import Event, Runtime, ThreadGroup
 from raft.types import (
     EntryID,
+    Peer,
     RaftState,
     ServerAddress,
     ServerID,
@@ -108,6 +109,7 @@ class Core:
     stalls: int = 0  # leaderships of this node since the last commit that committed nothing
     rest_until: float = 0.0  # after one, the others have the first try
     request_shutdown: Callable[[], None] = lambda: None
+    peers: Callable[[], tuple[Peer, ...]] = lambda: ()  # a leader's; any thread
     take_snapshot: Callable[[Callable[[BaseException | None], None]], None] = lambda _: None
     was_persisting: Callable[[float], bool] = lambda _: False  # since then, a view of the FSM
     metrics: Metrics | None = None

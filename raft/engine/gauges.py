@@ -39,6 +39,11 @@ class Gauges:
     def _report(self) -> None:
         core, emit = self._core, self._metrics.set_gauge
         now = core.state.published()
+        emit("raft.role", now.role)
+        emit("raft.leaderKnown", float(bool(now.leader_id)))
+        for peer in core.peers():
+            if peer.lag is not None:
+                emit("raft.replication.lag", peer.lag, (("peer_id", peer.id),))
         emit("raft.term", now.term)
         emit("raft.lastIndex", core.raft_log.last_index())
         emit("raft.commitIndex", now.commit_index)

@@ -14,11 +14,11 @@ from raft.config import Config
 from raft.engine.inbox import BeatAnswered, ControlMessage, NewerTermSeen, PeerMet
 from raft.engine.plausible import check_term
 from raft.engine.raft_log import RaftLog
-from raft.errors import RaftError
+from raft.errors import RaftError, describe_error
 from raft.interfaces import SnapshotStore, Transport
 from raft.logs import get_logger
 from raft.messages import AppendEntriesRequest, Note, RPCHeader
-from raft.metrics import Metrics
+from raft.metrics import Metrics, count_for_peer
 from raft.observer import (
     FailedHeartbeatObservation,
     ObservationData,
@@ -80,8 +80,9 @@ class Heartbeats:
         self._counts = True
         self._met = ""  # the incarnation that answered last
         self.last_contact = links.runtime.monotonic()
-        # The beat thread's own, without the lock.
-        self._failures = 0
+        self.last_error = ""  # of entries or heartbeats, whichever failed last
+        # The beat thread's own, without the lock; any thread may look.
+        self.failures = 0
         self._failed_at = 0.0
         self._confirmed = 0
 
@@ -158,32 +159,34 @@ class Heartbeats:
     def _wait(self) -> bool:
         """Wait for the next round; False to end."""
         timeout = self._links.config.heartbeat_timeout
-        if self._failures:
+        if self.failures:
             # H17: a peer that is back must hear us before it starts an election.
-            delay = backoff(_BACKOFF_BASE, self._failures, timeout / 2)
+            delay = backoff(_BACKOFF_BASE, self.failures, timeout / 2)
         else:
             delay = random_timeout(self._links.runtime, timeout / _BEATS_PER_TIMEOUT)
         deadline = Deadline(self._links.runtime, delay)
         with self._changed:
             while not self._stopped.is_set() and not deadline.is_over():
-                if self._is_back if self._failures else self._wanted:
+                if self._is_back if self.failures else self._wanted:
                     break
                 self._changed.wait(deadline.remaining())
             self._wanted = self._is_back = False
             return not self._stopped.is_set()
 
     def _failed(self, error: BaseException) -> None:
-        self._failures += 1
+        self.failures += 1
         self._failed_at = self._links.runtime.monotonic()
-        if self._failures == 1 and not self._stopped.is_set():
+        self.last_error = describe_error(error)
+        count_for_peer(self._links.metrics, "raft.replication.failedHeartbeats", self._server.id)
+        if self.failures == 1 and not self._stopped.is_set():
             _log.warning("heartbeat failed peer=%s error=%s", self._server.id, error)
         self._links.emit(FailedHeartbeatObservation(self._server.id, self.last_contact))
 
     def _answered(self, peer: RPCHeader) -> None:
         was_heard = self.last_contact > self._failed_at  # entries were answered: they go on
         self.touch(peer)
-        if self._failures:
-            self._failures = 0
+        if self.failures:
+            self.failures = 0
             if not was_heard:
                 self._on_resumed()
             self._links.emit(ResumedHeartbeatObservation(self._server.id))

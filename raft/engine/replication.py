@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from raft.engine.heartbeat import Heartbeats, Links
-from raft.engine.inbox import LogCorrupted, NewerTermSeen, SnapshotWanted
+from raft.engine.inbox import LogCorrupted, NewerTermSeen
 from raft.engine.plausible import check_term
-from raft.engine.progress import CountingReader
+from raft.engine.send_snapshot import SnapshotSender, SupersededError
 from raft.errors import (
     LogCompactedError,
     LogCorruptError,
@@ -24,19 +24,18 @@ from raft.errors import (
     RaftInternalError,
     SnapshotError,
     TransportError,
+    describe_error,
 )
 from raft.interfaces import AppendPipeline, WithProgress
 from raft.logs import get_logger
 from raft.messages import (
     AppendEntriesRequest,
     AppendEntriesResponse,
-    InstallSnapshotRequest,
-    InstallSnapshotResponse,
     RPCHeader,
-    SnapshotReader,
 )
-from raft.runtime import Deadline, Event, backoff, random_timeout
-from raft.types import NO_INDEX, NO_TERM, Server, SnapshotMeta
+from raft.metrics import count_for_peer
+from raft.runtime import Deadline, backoff, random_timeout
+from raft.types import NO_INDEX, NO_TERM, Server
 
 _log = get_logger(__name__)
 
@@ -46,13 +45,15 @@ _BACKOFF_CAP = 10.0  # a heartbeat that is answered ends it earlier (departure 1
 
 @dataclass(frozen=True, slots=True)
 class PeerStatus:
-    """What is known about a peer, as a copy."""
+    """What is known about a peer, as a copy. `failures` are those in a row, of whatever is sent."""
 
     server: Server
     match_index: int
     next_index: int
     last_contact: float
     failures: int
+    last_error: str
+    activity: str
 
 
 class Reach(NamedTuple):
@@ -64,10 +65,6 @@ class Reach(NamedTuple):
     match_index: int
     way: object
     arrived: float
-
-
-class _SupersededError(Exception):
-    """The log holds entries of a later term: this leadership is over (law 4)."""
 
 
 class PeerReplicator:
@@ -93,7 +90,7 @@ class PeerReplicator:
         self._unanswered: deque[tuple[int, float, AppendEntriesRequest]] = deque()
         self._broken = False
         self._back_step = 1
-        self._sending_since: float | None = None  # a snapshot; the repl thread's
+        self._sender = SnapshotSender(links)
         self.heart = Heartbeats(links, server, self._stopped, self._peer_is_back)
 
     def start(self) -> None:
@@ -143,18 +140,20 @@ class PeerReplicator:
         self.heart.wake()
 
     def status(self) -> PeerStatus:
-        """Return what is known about the peer; any thread."""
-        with self._changed:
-            heard, failures = self.heart.last_contact, self._failures
-            return PeerStatus(self._server, self._match_index, self._next_index, heard, failures)
+        """Return what is known about the peer; any thread, as it takes no lock."""
+        heart, match, sending = self.heart, self._match_index, self._sender.transfer
+        doing = sending or ("probing" if self._pipeline is None or self._broken else "pipelining")
+        failures, after = max(self._failures, heart.failures), max(self._next_index, match + 1)
+        contact, error = heart.last_contact, heart.last_error
+        return PeerStatus(self._server, match, after, contact, failures, error, str(doing))
 
     def reach(self) -> Reach:
         """Return how far the peer has got, a large message that is on its way included."""
         with self._changed:
-            match, since = self._match_index, self._sending_since
+            match, sending = self._match_index, self._sender.transfer
             way: object = self._pipeline
-        if since is not None:
-            return Reach(match, since, self._links.runtime.monotonic() - since)
+        if sending is not None:
+            return Reach(match, sending.since, self._links.runtime.monotonic() - sending.since)
         return Reach(match, way, way.acknowledged() if isinstance(way, WithProgress) else 0)
 
     # ---- repl thread ----
@@ -163,7 +162,7 @@ class PeerReplicator:
         try:
             while self._wait():
                 self._advance()
-        except _SupersededError:
+        except SupersededError:
             _log.debug("log has entries of a later term peer=%s", self._server.id)
         finally:
             self.stop()
@@ -225,6 +224,8 @@ class PeerReplicator:
         with self._changed:
             self._failures += 1
             failures = self._failures
+        self.heart.last_error = describe_error(error)
+        count_for_peer(self._links.metrics, "raft.replication.failed", self._server.id)
         if failures in (1, 10, 100) or failures % 1000 == 0:
             _log.warning(
                 "replication failed peer=%s failures=%d error=%s", self._server.id, failures, error
@@ -400,21 +401,18 @@ class PeerReplicator:
     def _try_snapshot(self) -> None:
         """Send the newest snapshot; the peer goes on behind it."""
         self._leave_pipeline()
-        self._sending_since = self._links.runtime.monotonic()
         try:
-            meta, answer = send_newest_snapshot(self._links, self._server, self._stopped)
+            meta, answer = self._sender.send(self._server, self._stopped)
             if self._is_newer_term(answer.term):
                 return
         except (RaftError, OSError) as error:
             self._failed(error)
             return
-        finally:
-            self._sending_since = None
         self.heart.touch(answer.header)
+        if not answer.success:
+            self._failed(SnapshotError("the peer did not take the snapshot: see its log"))
+            return
         with self._changed:
-            if not answer.success:
-                self._failures += 1
-                return
             self._failures = 0
             self._next_index = meta.index + 1
             self._back_step = 1
@@ -428,57 +426,8 @@ def _request(links: Links, next_index: int, count: int) -> AppendEntriesRequest:
     commit = links.commit_index()
     entries = links.log.entries(next_index, count, links.config.max_append_bytes) if count else ()
     if prev_term > links.term or (entries and entries[-1].term > links.term):
-        raise _SupersededError
+        raise SupersededError
     return AppendEntriesRequest(links.header, links.term, prev_index, prev_term, entries, commit)
-
-
-def _open_newest_snapshot(links: Links) -> tuple[SnapshotMeta, SnapshotReader]:
-    """Open the newest snapshot that is whole; one that the log does not join would not help."""
-    for meta in links.snapshots.list():
-        end = links.log.boundary()
-        if meta.index > end.index or (
-            meta.unsettled and (meta.term, meta.index) != (end.term, end.index)
-        ):
-            continue  # just stored, and perhaps not to be used
-        if not links.log.goes_on_behind(meta.index):
-            break
-        try:
-            return links.snapshots.open(meta.id)
-        except (SnapshotError, OSError) as error:
-            _log.error("snapshot cannot be read id=%s error=%s", meta.id, error)
-    links.post(SnapshotWanted(links.term))
-    raise SnapshotError("the log was compacted but there is no snapshot to send that can be read")
-
-
-def send_newest_snapshot(
-    links: Links, server: Server, stopped: Event
-) -> tuple[SnapshotMeta, InstallSnapshotResponse]:
-    """Send the newest snapshot to a peer, at the configured rate, until `stopped` is set."""
-    meta, source = _open_newest_snapshot(links)
-    reader = CountingReader(
-        links.runtime, source, rate=links.config.snapshot_send_rate, stopped=stopped
-    )
-    try:
-        if meta.term > links.term:
-            raise _SupersededError
-        request = InstallSnapshotRequest(
-            links.header,
-            links.term,
-            meta.index,
-            meta.term,
-            meta.configuration,
-            meta.configuration_index,
-            meta.size,
-            unsettled=meta.unsettled,
-        )
-        _log.info("sending snapshot id=%s peer=%s size=%d", meta.id, server.id, meta.size)
-        began = links.runtime.monotonic()
-        answer = links.transport.install_snapshot(server.id, server.address, request, reader)
-        if links.metrics is not None:
-            links.metrics.peer_since("raft.replication.installSnapshot", began, server.id)
-        return meta, answer
-    finally:
-        reader.close()
 
 
 def _open_pipeline(links: Links, server: Server) -> AppendPipeline:

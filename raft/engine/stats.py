@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from raft.engine.core import Core
 from raft.engine.state import Published
-from raft.types import PROTOCOL_VERSION, SNAPSHOT_VERSION, RaftState
+from raft.types import PROTOCOL_VERSION, SNAPSHOT_VERSION, Peer, RaftState
 
 
 def describe(core: Core) -> dict[str, str]:
@@ -33,9 +33,28 @@ def describe(core: Core) -> dict[str, str]:
         "latest_configuration_index": str(now.configuration_index),
         "latest_configuration": str(now.configuration),
         "replaced_voters": ", ".join(core.incarnations.replaced()),
+        "peers": "; ".join(map(str, describe_peers(core))),
+        "last_lost_election": _lost_election(core, now),
         "num_peers": str(_count_peers(core, now)),
         "last_contact": _contact(core, now),
     }
+
+
+def describe_peers(core: Core) -> list[Peer]:
+    """Return what is known of each other member; any thread, without a lock."""
+    now, known = core.state.published(), {peer.id: peer for peer in core.peers()}
+    lost = core.elections.last
+    reasons = lost.refusals if lost is not None and not now.leader_id else {}
+    return [
+        known.get(s.id) or Peer(s.id, s.address, s.suffrage, last_error=reasons.get(s.id, ""))
+        for s in now.configuration.servers
+        if s.id != core.local_id
+    ]
+
+
+def _lost_election(core: Core, now: Published) -> str:
+    """Return how this server's last try to lead went, while there is no leader."""
+    return "" if now.leader_id or core.elections.last is None else str(core.elections.last)
 
 
 def _count_peers(core: Core, now: Published) -> int:

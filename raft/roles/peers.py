@@ -5,11 +5,11 @@ from __future__ import annotations
 from raft.engine.commitment import Commitment
 from raft.engine.core import Core
 from raft.engine.heartbeat import Links
-from raft.engine.replication import PeerReplicator, Reach
+from raft.engine.replication import PeerReplicator, PeerStatus, Reach
 from raft.errors import NoThreadError
 from raft.observer import PeerObservation
 from raft.roles.voters import Voters
-from raft.types import Configuration, Server, ServerID
+from raft.types import Configuration, Peer, Server, ServerID
 
 _FAREWELL_TIMEOUTS = 2.0  # heartbeat timeouts that a removed peer has to learn of its removal
 
@@ -39,6 +39,7 @@ class Peers:
         for server_id in [peer for peer in self._replicators if peer not in wanted]:
             self._dismiss(self._replicators.pop(server_id))
         self.voters.follow(configuration)
+        self._publish()
         if self._core.metrics is not None:
             self._core.metrics.set_gauge("raft.peers", len(configuration.servers))
 
@@ -100,7 +101,32 @@ class Peers:
         """Return what each would be sent next."""
         return {i: peer.status().next_index for i, peer in self._replicators.items()}
 
+    def _publish(self) -> None:
+        """Have `core.peers` tell of those that there are now."""
+        replicators = tuple(self._replicators.values())
+        self._core.peers = lambda: tuple([self._describe(peer.status()) for peer in replicators])
+
+    def _describe(self, status: PeerStatus) -> Peer:
+        """Say what is known of a peer; any thread, without a lock."""
+        core, peer = self._core, status.server.id
+        now = core.state.published()
+        server = now.configuration.server(peer) or status.server
+        return Peer(
+            server.id,
+            server.address,
+            server.suffrage,
+            counts=now.configuration.has_vote(peer) and peer not in self.voters.strangers,
+            match_index=status.match_index,
+            next_index=status.next_index,
+            lag=max(0, now.last_log.index - status.match_index),
+            last_contact=max(0.0, core.runtime.monotonic() - status.last_contact),
+            failures=status.failures,
+            last_error=status.last_error,
+            activity=status.activity,
+        )
+
     def stop(self) -> None:
         """End all replication, farewells included; does not wait for it."""
+        self._core.peers = lambda: ()
         for replicator in (*self._replicators.values(), *self._departing):
             replicator.stop()

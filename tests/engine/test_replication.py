@@ -758,3 +758,35 @@ def test_stopping_closes_the_pipeline_and_sends_no_more():
     assert bench.pipeline.is_closed
     assert len(bench.transport.pipelines) == 1
     assert bench.node.crashes == []
+
+
+# ---- what is known of a peer ----
+
+
+def test_a_status_names_the_last_error_and_what_is_done():
+    bench = Bench(1, 1)
+    assert bench.peer.status().activity == "probing"
+
+    bench.answer(bench.probe, PeerUnreachableError("connection refused"))
+    assert bench.peer.status().last_error == "connection refused"
+    assert bench.peer.status().failures == 1
+
+    bench.until_asked()
+    bench.into_pipeline()
+    status = bench.peer.status()
+    assert (status.activity, status.match_index, status.next_index) == ("pipelining", 2, 3)
+
+
+def test_a_status_tells_how_much_of_a_snapshot_is_sent():
+    bench = compacted(1, 1, 1, upto=3)
+    assert bench.peer.status().activity == "snapshot 0 %"
+    bench.snapshot.reader.read()
+    assert bench.peer.status().activity == "snapshot 100 %"
+
+
+def test_a_snapshot_that_a_peer_does_not_take_is_said(caplog):
+    bench = compacted(1, 1, 1, upto=3)
+    bench.answer(bench.snapshot, installed(success=False))
+
+    assert "did not take the snapshot" in bench.peer.status().last_error
+    assert "did not take the snapshot" in caplog.text
