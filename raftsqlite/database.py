@@ -83,6 +83,10 @@ class Database:
             self._lock_file.release()
             raise
 
+    def is_in_place(self) -> bool:
+        """Tell whether the names still lead to the files; if not, the next write is refused."""
+        return self._files.look()
+
     def check_process(self) -> None:
         """Raise `ForkedProcessError` in a forked child."""
         self._fork_guard.check()
@@ -107,10 +111,9 @@ class Database:
                     f"{what}: a write to {self.path} failed before ({self._failure!r}), and what is"
                     " on disk is in doubt until reopen()"
                 )
-            self._files.check()
+            self._files.check_when_due()
             try:
                 yield connection
-                self._files.check()  # who is told that this is stored must find it again
             except BaseException as exc:
                 if leaves_doubt(exc):
                     self._failure = exc

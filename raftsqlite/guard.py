@@ -101,21 +101,41 @@ class LockFile:
 class FilesInPlace:
     """Sees whether the files of an open store are still those that their names lead to.
 
-    A file that was removed can be written to as before, and is gone when the process ends.
+    A file that was removed can be written to as before, and is gone when the process ends. To look
+    takes some microseconds and lets the interpreter go, so it is done after a write was
+    acknowledged, and before one only when the last look is a while ago.
     """
+
+    period = 0.02  # seconds
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._due = 0.0  # when a write has to look
         self._found = {name: _identity(name) for name in (path, path + "-wal")}
 
     def log_is_removed(self) -> None:
         """Note that closing the store has taken the write-ahead log away."""
         del self._found[self._path + "-wal"]
 
+    def look(self) -> bool:
+        """Tell whether all is well; if not, the next write is refused."""
+        try:
+            self.check()
+        except StoreError:
+            return False
+        return True
+
+    def check_when_due(self) -> None:
+        """Raise what `check` does, unless somebody has just looked."""
+        if time.monotonic() >= self._due:
+            self.check()
+
     def check(self) -> None:
         """Raise `StoreError` if one was removed or replaced."""
+        self._due = time.monotonic() + self.period
         for name, identity in self._found.items():
             if identity is not None and _identity(name) != identity:
+                self._due = 0.0
                 raise StoreError(
                     f"{name} was removed or replaced while the store {self._path} is open: nothing"
                     " more is written, for it would be lost when this process ends. What was"

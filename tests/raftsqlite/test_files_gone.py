@@ -9,6 +9,7 @@ import pytest
 from raft.errors import StoreError
 from raft.testing.contracts import entries, stored
 from raftsqlite import SQLiteStore
+from raftsqlite.guard import FilesInPlace
 
 
 @pytest.fixture
@@ -17,7 +18,8 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def store(path):
+def store(path, monkeypatch):
+    monkeypatch.setattr(FilesInPlace, "period", 0.0)  # look before each write
     with SQLiteStore(path) as store:
         store.store_logs(entries(1, 3))
         yield store
@@ -42,6 +44,17 @@ def test_nothing_is_acknowledged_that_goes_into_removed_files(store, path, write
 
     assert [index for index, _ in stored(store)][:3] == [1, 2, 3]
     assert not name or not (path.parent / name).exists()
+
+
+def test_a_busy_store_notices_when_it_is_asked_for_room(store, path, monkeypatch):
+    monkeypatch.setattr(FilesInPlace, "period", 60.0)
+    store.store_logs(entries(4, 4))
+    shutil.rmtree(path.parent)
+
+    store.is_full()
+
+    with pytest.raises(StoreError, match="removed or replaced"):
+        store.store_logs(entries(5, 5))
 
 
 def test_what_was_there_before_can_be_saved(store, path, tmp_path):
