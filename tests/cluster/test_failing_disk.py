@@ -70,6 +70,8 @@ def wilful_leader(cluster: Cluster, **options: object) -> tuple[Member, WilfulSt
         other = cluster.add()
         first.node.add_voter(other.id, other.address).result(ANSWER)
     cluster.followers()
+    # What a leader notes about its voters is written after they have joined.
+    cluster.wait_for(lambda: len(first.node._core.incarnations.notes) == 2)
     return first, store
 
 
