@@ -55,7 +55,8 @@ def main(folder: Path) -> None:
         Raft(Config(local_id="n1"), Counter(), store, store, snapshots, transport) as node,
     ):
         if not node.last_index():
-            node.bootstrap_cluster(Configuration([Server("n1", "counter")])).result(5)
+            alone = Configuration([Server("n1", transport.local_addr())])
+            node.bootstrap_cluster(alone).result(5)
         node.wait_for_leader(10)
         print(f"started {node.apply(b'1').result(5)} times over {folder}")
 

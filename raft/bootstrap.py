@@ -11,9 +11,10 @@ from typing import Any
 from raft.config import Config, validate_config
 from raft.engine.claims import Claim
 from raft.engine.first_start import (
-    check_bootstrap,
+    check_offline,
     choose_cluster_id,
     has_existing_state,
+    is_begun_alike,
     write_first_state,
 )
 from raft.engine.fsm_check import check_fsm
@@ -21,6 +22,7 @@ from raft.engine.membership import configurations_in
 from raft.engine.raft_log import RaftLog
 from raft.engine.recovery import recover
 from raft.engine.start_up import usable_snapshots
+from raft.engine.state import load_cluster_id
 from raft.errors import CantBootstrapError, CantRecoverError, InvalidConfigurationError
 from raft.interfaces import FSM, LogStore, SnapshotStore, StableStore
 from raft.runtime import THREADS
@@ -56,22 +58,29 @@ def bootstrap_cluster(
 
     Servers may be bootstrapped apart, all with the same configuration; those that are not
     bootstrapped wait to be added. `cluster_id` keeps clusters apart: as given, else random for a
-    single server, else derived from the configuration, so that all agree.
+    single server, else derived from the configuration, so that all agree. Stores that hold this
+    very configuration, of this `cluster_id` if one is given, stay as they are.
 
     Raises:
-        InvalidConfigError, InvalidConfigurationError: nothing could begin like this.
+        InvalidConfigError, InvalidConfigurationError: nothing could begin like this; an address
+            that nobody could dial is in it, say, or `config.local_id` is not.
         TypeError, ValueError: nor with this `cluster_id`.
-        CantBootstrapError: the stores hold something; nothing was changed.
+        CantBootstrapError: the stores hold something else; nothing was changed.
         StoreLockedError: a node of this process uses a store; nothing was changed.
     """
     validate_config(config)
-    check_bootstrap(configuration)
+    check_offline(configuration, config.local_id)
     check_cluster_id(cluster_id)
     claim = Claim(f"{config.local_id} (bootstrap_cluster)", logs, stable)
     try:
         if has_existing_state(logs, stable, snapshots):
+            held = _read_configuration(logs, snapshots)
+            held_id = load_cluster_id(stable)
+            if is_begun_alike(held, held_id, configuration, cluster_id):
+                return
             raise CantBootstrapError(
-                "bootstrap only works on new clusters: the stores are not empty"
+                f"bootstrap only works on new clusters: the stores are not empty, they hold {held}"
+                f" of cluster {held_id}"
             )
         chosen = choose_cluster_id(THREADS, configuration, cluster_id)
         write_first_state(logs, stable, configuration, chosen)
@@ -118,7 +127,7 @@ def recover_cluster(
     """
     validate_config(config)
     check_fsm(fsm)
-    check_bootstrap(configuration)
+    check_offline(configuration, config.local_id)
     check_cluster_id(cluster_id)
     claim = Claim(f"{config.local_id} (recover_cluster)", logs, stable)
     try:
@@ -147,6 +156,10 @@ def get_configuration(
         UnsupportedProtocolError: the log lists its peers as protocol versions below 3 did.
     """
     validate_config(config)
+    return _read_configuration(logs, snapshots)
+
+
+def _read_configuration(logs: LogStore, snapshots: SnapshotStore) -> Configuration:
     log = RaftLog(THREADS, logs, memory_bytes=0)
     covered = EMPTY_CONFIGURATION
     for meta in usable_snapshots(snapshots.list(), logs)[:1]:

@@ -22,6 +22,7 @@ MAX_COMMAND_BYTES = 32 * MIB
 _SHORTEST_TIMEOUT = 0.005  # the original's floor for heartbeat, election, lease and snapshots
 _SHORTEST_COMMIT_TIMEOUT = 0.001
 _LONGEST_DURATION = 1e9  # seconds, 31 years; some platforms cannot wait much longer at once
+_LONGEST_USUAL = 60.0  # seconds; whoever gives more has most likely meant milliseconds
 _MOST_APPEND_ENTRIES = 1024
 
 
@@ -132,6 +133,16 @@ def validate_config(config: Config) -> None:
         for is_wrong, message in look(config):
             if is_wrong:
                 raise InvalidConfigError(message)
+
+
+def doubts(config: Config) -> list[str]:
+    """Return what is allowed and most likely not meant: milliseconds where seconds are."""
+    names = ("heartbeat_timeout", "election_timeout", "leader_lease_timeout", "commit_timeout")
+    return [
+        f"{name} is {getattr(config, name):g} seconds, more than a minute: durations are seconds"
+        for name in names
+        if getattr(config, name) > _LONGEST_USUAL
+    ]
 
 
 def _wrong_types(c: Config) -> list[tuple[bool, str]]:

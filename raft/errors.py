@@ -99,7 +99,7 @@ class NotVoterError(NotAppliedError):
 
 
 class CantBootstrapError(NotAppliedError):
-    """The node has state already, or a leader: only a blank node can be bootstrapped."""
+    """The node has other state already: only a blank node can be bootstrapped, or again alike."""
 
 
 class CantRecoverError(RaftError):

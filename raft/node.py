@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 from types import TracebackType
 
-from raft.config import Config, ReloadableConfig, validate_config
+from raft.config import Config, ReloadableConfig, doubts, validate_config
 from raft.engine.append_entries import answer_heartbeat
 from raft.engine.assembly import NodeHost, assemble
 from raft.engine.claims import Claim
@@ -174,6 +174,7 @@ class Raft:
             transport.identify(config.local_id, lambda: core.cluster_id)
         answer = timed(core.metrics, "raft.rpc.processHeartbeat", answer_heartbeat)
         transport.set_heartbeat_handler(lambda rpc: answer(core, rpc))
+        self._doubt(config)
         self._lifecycle.start(self._run_main)
 
     def _assemble(
@@ -205,6 +206,10 @@ class Raft:
         """The parts, for a call from outside: not in a forked child, which has no threads."""
         self._guard.check()
         return self._core
+
+    def _doubt(self, config: Config) -> None:
+        for doubt in doubts(config):
+            self._core.log.warning(doubt)
 
     def _run_main(self) -> None:
         core = self._core
@@ -325,7 +330,11 @@ class Raft:
     def bootstrap_cluster(
         self, configuration: Configuration, cluster_id: str | None = None
     ) -> Future[None]:
-        """Give this blank, running node its first configuration; it must be a voter there."""
+        """Give this blank, running node its first configuration; it must be a voter there.
+
+        Succeeds too where it has that configuration already, of this `cluster_id` if one is given:
+        all servers may be bootstrapped alike, and one's entry reach another first.
+        """
         future: Future[None] = Future(self._host)
         self._guard.check()
         if not isinstance(configuration, Configuration):
@@ -614,6 +623,7 @@ class Raft:
                 setattr(self._config, name, getattr(settings, name))
         finally:
             self._reload_lock.release()
+        self._doubt(self._config)
         self._core.inbox.post(ConfigReloaded())
         self._snapshotter.look_again()
 

@@ -6,6 +6,7 @@ the wire, by us and by hashicorp/raft, and are never renumbered.
 
 from __future__ import annotations
 
+import ipaddress
 import struct
 import zlib
 from collections.abc import Sequence
@@ -243,10 +244,36 @@ NO_ENTRY = EntryID()
 _MOST_CLUSTER_ID = 1024  # bytes; a greeting has room for 8 KiB, names of servers included
 
 
+def check_address(address: ServerAddress) -> None:
+    """Raise `ValueError` for an address that no transport could dial; a transport may want more."""
+    if "://" in address:
+        raise ValueError(f"{address!r} is a URL: give host:port alone, as in 10.0.0.1:7000")
+    host, colon, port = address.rpartition(":")
+    if _ip_address(address) is not None:
+        raise ValueError(
+            f"{address!r} has no port: give host:port, as in 10.0.0.1:7000 or [fe80::1]:7000"
+        )
+    if not colon or not port.isdecimal():
+        return  # a name that some transport may know
+    ip = _ip_address(host)
+    if not host or (ip is not None and ip.is_unspecified) or int(port) == 0:
+        raise ValueError(
+            f"{address!r} names no host and port that others can dial: 0.0.0.0 and port 0 are for"
+            " listening"
+        )
+
+
+def _ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return None
+
+
 def check_configuration(configuration: Configuration) -> None:
     """Raise `ValueError` naming the first fault that makes a configuration unusable."""
     ids: set[ServerID] = set()
-    addresses: set[ServerAddress] = set()
+    addresses: dict[ServerAddress, ServerID] = {}
     for server in configuration.servers:
         if type(server) is not Server or type(server.suffrage) is not ServerSuffrage:
             raise ValueError(f"no Server, or its suffrage is no ServerSuffrage: {server!r}")
@@ -261,9 +288,12 @@ def check_configuration(configuration: Configuration) -> None:
         if server.id in ids:
             raise ValueError(f"found duplicate ID in configuration: {server.id}")
         if server.address in addresses:
-            raise ValueError(f"found duplicate address in configuration: {server.address}")
+            raise ValueError(
+                f"found duplicate address in configuration: {server.address} of {server.id} is that"
+                f" of {addresses[server.address]}"
+            )
         ids.add(server.id)
-        addresses.add(server.address)
+        addresses[server.address] = server.id
     if not configuration.voters():
         raise ValueError(f"need at least one voter in configuration: {configuration}")
 

@@ -23,7 +23,6 @@ from raft.engine.raft_log import RaftLog
 from raft.engine.settling import Unsettled
 from raft.engine.state import CLUSTER_ID_KEY, HardState, NodeState, load_cluster_id
 from raft.errors import (
-    CantBootstrapError,
     ClusterMismatchError,
     LogCorruptError,
     LogGapError,
@@ -214,12 +213,18 @@ class Core:
         self.inbox.poke()
 
     def _wait_for(self, write: Write) -> Write:
-        while not write.done:
-            message = self.inbox.take(None, only_clients=True)
-            if self.inbox.closed and not write.done:
-                raise StoppingError("raft is being shut down")
-            if message is not None:
-                self.refuse(message)
+        bootstraps: list[Bootstrap] = []  # the write may bring what they ask for
+        try:
+            while not write.done:
+                message = self.inbox.take(None, only_clients=True)
+                if self.inbox.closed and not write.done:
+                    raise StoppingError("raft is being shut down")
+                if isinstance(message, Bootstrap):
+                    bootstraps.append(message)
+                elif message is not None:
+                    self.refuse(message)
+        finally:
+            self.inbox.put_clients_back(bootstraps)
         return write
 
     def _reread(self) -> None:
@@ -321,10 +326,8 @@ class Core:
         return NotLeaderError(leader_id=server_id, leader_address=address)
 
     def refuse(self, message: Message) -> None:
-        """Answer a client that asked another node than the leader, or a busy one to bootstrap."""
-        if isinstance(message, Bootstrap):
-            message.fail(CantBootstrapError("bootstrap only works on new clusters"))
-        elif isinstance(message, ClientMessage):
+        """Answer a client that asked another node than the leader."""
+        if isinstance(message, ClientMessage):
             message.fail(self.not_leader())
 
     def refuse_leftovers(self) -> None:

@@ -8,6 +8,7 @@ traffic of either starves nobody. Only clients wait for room: their lane is boun
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeAlias
@@ -513,6 +514,11 @@ class Inbox:
         """Have a request heard first, by the role that comes next."""
         self._rpcs.appendleft(rpc)
         self._rpcs_turn = True
+
+    def put_clients_back(self, messages: Sequence[ClientMessage]) -> None:
+        """Have these heard first, in this order, once the main thread takes clients again."""
+        self._clients.extendleft(reversed(messages))
+        self._refuse_if_closed()
 
     def take_ready(self, limit: int, max_bytes: int) -> list[Apply]:
         """Return the applies that stand in front, without waiting: group commit."""

@@ -23,6 +23,7 @@ from raft.types import (
     ServerAddress,
     ServerID,
     ServerSuffrage,
+    check_address,
     check_configuration,
 )
 
@@ -81,6 +82,8 @@ def next_configuration(
     changed = Configuration(_changed_servers(current, kind, server_id, address))
     try:
         check_configuration(changed)
+        if kind in (ChangeKind.ADD_VOTER, ChangeKind.ADD_NONVOTER):
+            check_address(address)  # of the others it is too late to complain
     except ValueError as exc:
         raise InvalidConfigurationError(str(exc)) from exc
     return changed

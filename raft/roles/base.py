@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from raft.engine.append_entries import receive_append_entries
 from raft.engine.core import Core, StoppingError
+from raft.engine.first_start import bootstrap_here
 from raft.engine.inbox import (
     Apply,
     BeatAnswered,
@@ -81,7 +82,7 @@ class Role:
             ReadBarrier: core.refuse,
             TransferLeadership: core.refuse,
             UserRestore: core.refuse,
-            Bootstrap: core.refuse,  # a follower may be blank
+            Bootstrap: self.on_bootstrap,
             SnapshotTaken: self.on_snapshot_taken,
             SnapshotReceived: snapshots.finish,
             FSMPoisoned: self.on_fsm_poisoned,
@@ -119,6 +120,11 @@ class Role:
                     self.on_deadline()
         finally:
             self.leave()
+
+    def on_bootstrap(self, message: Bootstrap) -> None:
+        """Give this node its first configuration, if it is blank; or it has that already."""
+        bootstrap_here(self.core, message.configuration, message.cluster_id)
+        message.future.respond(None)
 
     def is_due(self) -> bool:
         """Tell whether the deadline has passed."""

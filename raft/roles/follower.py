@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from raft.engine.core import Core
-from raft.engine.first_start import bootstrap_here
-from raft.engine.inbox import Bootstrap, ConfigReloaded, Message, NewerTermSeen
+from raft.engine.inbox import ConfigReloaded, Message, NewerTermSeen
 from raft.engine.install_snapshot import SnapshotReceiver
 from raft.engine.request_vote import may_campaign
 from raft.metrics import count
@@ -23,7 +22,6 @@ class Follower(Role):
 
     def __init__(self, core: Core, snapshots: SnapshotReceiver) -> None:
         super().__init__(core, snapshots)
-        self.handlers[Bootstrap] = self.on_bootstrap
         self.handlers[NewerTermSeen] = self.on_newer_term
         self._excused: tuple[float | None, ...] = ()  # the contact before a stall that was excused
         self._campaign_at = 0.0
@@ -123,11 +121,6 @@ class Follower(Role):
         """
         if message.seen > self.core.state.term:
             self.core.become_follower(message.seen)
-
-    def on_bootstrap(self, message: Bootstrap) -> None:
-        """Give this blank node its first configuration; the election timer does the rest."""
-        bootstrap_here(self.core, message.configuration, message.cluster_id)
-        message.future.respond(None)
 
 
 def run_follower(core: Core, snapshots: SnapshotReceiver) -> None:

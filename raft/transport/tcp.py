@@ -21,7 +21,7 @@ from raft.transport.network import (
     NetworkTransport,
 )
 from raft.transport.stream import SocketStream
-from raft.types import ServerAddress
+from raft.types import ServerAddress, check_address
 
 logger = get_logger(__name__)
 
@@ -46,13 +46,6 @@ def split_address(address: ServerAddress) -> tuple[str, int]:
 def join_address(host: str, port: int) -> ServerAddress:
     """Return `host:port`, with brackets where they are needed."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _is_unspecified(host: str) -> bool:
-    try:
-        return not host or ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return False  # a name
 
 
 # ---- names ----
@@ -310,9 +303,8 @@ def _listen(bind: ServerAddress) -> socket.socket:
 
 def _check_dialable(address: ServerAddress) -> None:
     """Raise `ValueError` for an address that means nobody, or whoever dials it."""
-    host, port = split_address(address)
-    if _is_unspecified(host) or port == 0:
-        raise ValueError(f"{address!r} names no host and port that others can dial")
+    check_address(address)
+    split_address(address)
 
 
 def _advertised(sock: socket.socket, advertise: ServerAddress | None) -> ServerAddress:

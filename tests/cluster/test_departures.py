@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from raft import (
+    CantBootstrapError,
     ClusterMismatchError,
     Config,
     Configuration,
@@ -211,8 +212,12 @@ def test_offline_bootstrap_needs_blank_stores(tmp_path: Path) -> None:
     configuration = Configuration([Server("n1", "n1:1")])
     bootstrap_cluster(fast_config("n1"), store, store, snapshots, configuration)
 
-    with pytest.raises(Exception, match="not empty"):
-        bootstrap_cluster(fast_config("n1"), store, store, snapshots, configuration)
+    bootstrap_cluster(fast_config("n1"), store, store, snapshots, configuration)  # done already
+    other = Configuration([Server("n1", "n1:2")])
+    with pytest.raises(CantBootstrapError, match=r"not empty, they hold .*n1:1"):
+        bootstrap_cluster(fast_config("n1"), store, store, snapshots, other)
+    with pytest.raises(CantBootstrapError, match="not empty"):
+        bootstrap_cluster(fast_config("n1"), store, store, snapshots, configuration, "another")
 
     fsm = RecordingFSM()
     with Raft(fast_config("n1"), fsm, store, store, snapshots, InmemTransport("n1:1")) as node:

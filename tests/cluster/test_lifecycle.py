@@ -82,8 +82,23 @@ def test_a_running_blank_node_is_bootstrapped_once() -> None:
         assert len(cluster.followers()) == 2
         assert leader.node.apply(b"test").result(ANSWER) == 1
         cluster.wait_for_commands(1)
-        again = first.node.bootstrap_cluster(everybody)
+        again = first.node.bootstrap_cluster(Configuration([first.server()]))
         assert isinstance(again.error(ANSWER), CantBootstrapError)
+
+
+def test_bootstrapping_again_alike_succeeds_on_every_server() -> None:
+    """Also on one that another's entry has reached before, whatever its role is by then."""
+    with Cluster(3, bootstrap=False) as cluster:
+        everybody = Configuration([member.server() for member in cluster.members.values()])
+        backwards = Configuration(everybody.servers[::-1])
+        cluster["n1"].node.bootstrap_cluster(everybody).result(ANSWER)
+        members = cluster.members.values()
+        cluster.wait_for(lambda: all(member.node.last_index() for member in members))
+
+        for member in members:
+            member.node.bootstrap_cluster(backwards).result(ANSWER)
+            other = member.node.bootstrap_cluster(everybody, "another cluster")
+            assert isinstance(other.error(ANSWER), CantBootstrapError)
 
 
 def test_a_node_that_is_no_voter_does_not_bootstrap() -> None:

@@ -535,17 +535,36 @@ def test_a_configuration_without_us_as_a_voter_is_refused(configuration, error):
     assert node.store.writes == []
 
 
-@pytest.mark.parametrize("hard_state", [None, HardState(1)])
-def test_a_node_with_state_cannot_be_bootstrapped(hard_state):
-    node = ScriptedNode() if hard_state is None else blank(hard_state=hard_state)
+def test_a_node_with_entries_cannot_be_bootstrapped():
+    node = ScriptedNode()
 
     with pytest.raises(CantBootstrapError):
-        bootstrap_here(node.core, MEMBERS, None)
+        bootstrap_here(node.core, servers("n1"), None)
+
+
+def test_a_blank_node_that_was_asked_for_a_vote_first_is_bootstrapped_and_keeps_it():
+    """The others were bootstrapped earlier, and campaign."""
+    vote = HardState(3, "n2", "n2:1")
+    node = blank(hard_state=vote)
+
+    bootstrap_here(node.core, MEMBERS, None)
+
+    assert HardState.load(node.store) == node.core.hard_state == vote
+    assert node.core.membership.latest == MEMBERS
+    assert node.restarted().core.raft_log.last() == EntryID(1, 1)
+
+
+def test_a_node_of_another_cluster_cannot_be_bootstrapped_though_it_has_no_entry():
+    node = blank()
+    node.core.cluster_id = "another"
+
+    with pytest.raises(CantBootstrapError, match="another"):
+        bootstrap_here(node.core, MEMBERS, "this")
 
 
 def test_a_candidate_cannot_be_bootstrapped():
     node = ScriptedNode()
-    message = bootstrap(MEMBERS)
+    message = bootstrap(servers("n1"))
 
     node.play(Candidate, message)
 

@@ -581,7 +581,7 @@ def test_a_leader_asked_to_campaign_does():
 
 def test_a_leader_cannot_be_bootstrapped():
     bench = Bench()
-    message = Bootstrap(THREE, None, Future())
+    message = Bootstrap(servers("n1"), None, Future())
 
     bench.core.inbox.submit(message, Deadline(bench.runtime, None))
     bench.runtime.run()

@@ -1,5 +1,6 @@
 """What a script reads: the configuration of a stopped node, and files that name servers."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -15,11 +16,14 @@ from raft import (
     Server,
     ServerSuffrage,
     UnsupportedProtocolError,
+    bootstrap_cluster,
     get_configuration,
     read_config_json,
     read_peers_json,
+    recover_cluster,
 )
 from raft.snapshots import InmemSnapshotStore
+from raft.testing.fsm import RecordingFSM
 from raft.testing.manual import ManualRuntime
 from raft.testing.script import ScriptedStore, configuration_entry, entries, servers
 from raft.types import LogType
@@ -207,3 +211,40 @@ def test_bytes_that_are_no_text_are_refused(tmp_path):
 def test_a_file_that_is_not_there_is_an_error_of_the_file_system(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.json"):
         read_config_json(tmp_path / "none.json")
+
+
+# ---- configurations that a script gives ----
+
+UNDIALABLE = ["http://h:7000", "0.0.0.0:7000", "[::]:7000", ":7000", "h:0", "10.0.0.2", "fe80::1"]
+
+
+def given_offline(configuration, local_id="n1"):
+    """Both functions that take a configuration, over blank stores that nobody may write to."""
+    store = ScriptedStore(ManualRuntime())
+    stores = (store, store, InmemSnapshotStore())
+    config = Config(local_id=local_id)
+    try:
+        yield lambda: bootstrap_cluster(config, *stores, configuration)
+        yield lambda: recover_cluster(config, RecordingFSM(), *stores, configuration)
+    finally:
+        assert not store.writes
+
+
+@pytest.mark.parametrize("address", UNDIALABLE)
+def test_an_address_that_no_transport_could_dial_is_refused_offline(address):
+    for call in given_offline(Configuration([Server("n1", "n1:1"), Server("n2", address)])):
+        with pytest.raises(InvalidConfigurationError, match=re.escape(address)):
+            call()
+
+
+def test_a_configuration_without_the_local_server_is_refused_offline():
+    for call in given_offline(servers("n1", "n2"), local_id="n3"):
+        with pytest.raises(InvalidConfigurationError, match="n3, the server of these stores"):
+            call()
+
+
+def test_a_duplicate_address_names_both_servers():
+    twice = Configuration([Server("n1", "h:1"), Server("n2", "h:1")])
+    for call in given_offline(twice):
+        with pytest.raises(InvalidConfigurationError, match="h:1 of n2 is that of n1"):
+            call()

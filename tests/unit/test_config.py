@@ -3,7 +3,7 @@ import queue
 
 import pytest
 
-from raft.config import MIB, Config, default_config, validate_config
+from raft.config import MIB, Config, default_config, doubts, validate_config
 from raft.errors import InvalidConfigError
 
 
@@ -166,3 +166,12 @@ def test_a_fault_is_a_value_error_too():
 def test_a_duration_that_is_no_number_is_a_fault(field):
     with pytest.raises(InvalidConfigError, match=field):
         validate_config(Config(**{"local_id": "n1", field: math.nan}))
+
+
+def test_timeouts_above_a_minute_are_doubted():
+    """5000 was most likely meant as milliseconds."""
+    assert doubts(Config(local_id="n1", heartbeat_timeout=60, election_timeout=60)) == []
+
+    (said,) = doubts(Config(local_id="n1", election_timeout=5000))
+
+    assert "election_timeout is 5000 seconds" in said

@@ -257,7 +257,7 @@ def test_an_address_that_nobody_could_dial_is_known_unless_a_provider_is_asked(m
     a = make("a")
     a.check_address("node.example:7000")
     with pytest.raises(ValueError, match="not of the form host:port"):
-        a.check_address("10.0.0.1")
+        a.check_address("node.example")
 
 
 def test_the_address_provider_is_asked_first_and_may_fail(make, caplog):
