@@ -114,6 +114,10 @@ class InvalidConfigurationError(NotAppliedError, ValueError):
     """The change would make a configuration that cannot work; the message names the fault."""
 
 
+class NoSuchServerError(InvalidConfigurationError):
+    """No member has this id: it is misspelt, or an earlier call, of unknown outcome, removed it."""
+
+
 class CatchUpError(RaftError):
     """The new server did not catch up, so it got no vote; it is a non-voter, if it was added.
 

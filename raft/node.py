@@ -362,7 +362,8 @@ class Raft:
 
         With `catch_up` a new server enters as a non-voter and gets its vote when it has the log
         (thesis 4.2.1), so that a slow or wrong one never counts for a majority; `timeout` covers
-        that, too. It fails with `CatchUpError`, then the server stays without a vote.
+        that, too. If it fails with `CatchUpError`, which names the last error, the server stays as a
+        non-voter. One that does not answer is given up after ten `election_timeout`.
         """
         return self._change(ChangeKind.ADD_VOTER, server_id, address, prev_index, timeout, catch_up)
 
@@ -379,13 +380,16 @@ class Raft:
     def demote_voter(
         self, server_id: ServerID, prev_index: int = NO_INDEX, timeout: float | None = None
     ) -> IndexFuture[None]:
-        """Take a server's vote; it goes on getting the log."""
+        """Take a server's vote; it goes on getting the log. Unknown: `NoSuchServerError`."""
         return self._change(ChangeKind.DEMOTE_VOTER, server_id, "", prev_index, timeout)
 
     def remove_server(
         self, server_id: ServerID, prev_index: int = NO_INDEX, timeout: float | None = None
     ) -> IndexFuture[None]:
-        """Remove a server; a leader that removes itself leads until that is committed."""
+        """Remove a server; a leader that removes itself leads until that is committed.
+
+        Fails with `NoSuchServerError` if no member has this id.
+        """
         return self._change(ChangeKind.REMOVE_SERVER, server_id, "", prev_index, timeout)
 
     def _change(

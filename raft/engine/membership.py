@@ -11,6 +11,7 @@ from raft.engine.raft_log import RaftLog
 from raft.errors import (
     ConfigurationChangedError,
     InvalidConfigurationError,
+    NoSuchServerError,
     UnsupportedProtocolError,
 )
 from raft.types import (
@@ -72,6 +73,7 @@ def next_configuration(
 
     Raises:
         ConfigurationChangedError: `prev_index` is given and not the current one.
+        NoSuchServerError: nobody is there to be removed or demoted.
         InvalidConfigurationError: the result could not work, as without any voter.
     """
     if prev_index > NO_INDEX and prev_index != current_index:
@@ -79,6 +81,8 @@ def next_configuration(
             f"configuration changed since {prev_index} (latest is {current_index}):"
             " read it again and decide anew"
         )
+    if kind in (ChangeKind.REMOVE_SERVER, ChangeKind.DEMOTE_VOTER):
+        _check_known(current, server_id)
     changed = Configuration(_changed_servers(current, kind, server_id, address))
     try:
         check_configuration(changed)
@@ -87,6 +91,12 @@ def next_configuration(
     except ValueError as exc:
         raise InvalidConfigurationError(str(exc)) from exc
     return changed
+
+
+def _check_known(current: Configuration, server_id: ServerID) -> None:
+    if current.server(server_id) is None:
+        ids = ", ".join(server.id for server in current.servers)
+        raise NoSuchServerError(f"there is no server {server_id!r}: the members are {ids}")
 
 
 def _changed_servers(

@@ -154,7 +154,9 @@ class Changes:
         core.publish_log()
         self._peers.follow(configuration)
         for server_id in [i for i in self._catching_up if configuration.server(i) is None]:
-            self._give_up(server_id, "was removed meanwhile")
+            self._catching_up.pop(server_id).message.fail(
+                CatchUpError(f"{server_id} was removed while it caught up")
+            )
         core.log.info(
             "updating configuration command=%s server=%s servers=%s",
             message.kind.value,
@@ -210,8 +212,10 @@ class Changes:
 
     def _give_up(self, server_id: ServerID, reason: str) -> None:
         entry = self._catching_up.pop(server_id)
+        last_error = self._peers.last_error(server_id) or "none"
         entry.message.fail(
             CatchUpError(
-                f"{server_id} {reason}: it got no vote. See the log above for why, and add it again"
+                f"{server_id} {reason} (last error: {last_error}): it got no vote, and stays as a"
+                " non-voter. Add it again once that is mended, or remove it"
             )
         )

@@ -93,6 +93,11 @@ class Peers:
             if i not in self.voters.strangers
         }
 
+    def last_error(self, server_id: ServerID) -> str:
+        """Return what failed last of what was sent to one; empty for nothing."""
+        peer = self._replicators.get(server_id)
+        return peer.heart.last_error if peer is not None else ""
+
     def reach(self) -> dict[ServerID, Reach]:
         """Return how far each has got."""
         return {i: peer.reach() for i, peer in self._replicators.items()}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 
-import pytest
-
 from raft import (
     Config,
     Configuration,
@@ -13,6 +11,7 @@ from raft import (
     EnqueueTimeoutError,
     InvalidConfigurationError,
     LeadershipLostError,
+    NoSuchServerError,
     NotLeaderError,
     RaftError,
     RaftState,
@@ -148,19 +147,25 @@ def test_a_removal_without_quorum_fails() -> None:
         assert isinstance(future.error(ANSWER), LeadershipLostError | NotLeaderError)
 
 
-@pytest.mark.parametrize(
-    "known", [pytest.param(True, id="MEM-07"), pytest.param(False, id="MEM-08")]
-)
-def test_a_change_without_effect_is_a_new_equal_configuration(known: bool) -> None:
-    """MEM-07: adding a known voter. MEM-08: removing an unknown server."""
+def test_removing_a_server_that_is_no_member_changes_nothing() -> None:
+    """MEM-08: the original appends the configuration as it was, and a typing error succeeds."""
+    with Cluster(1) as cluster:
+        leader = cluster.leader()
+        before = leader.node.get_configuration().index()
+
+        for change in (leader.node.remove_server("nobody"), leader.node.demote_voter("nobody")):
+            assert isinstance(change.error(ANSWER), NoSuchServerError)
+
+        assert leader.node.get_configuration().index() == before
+
+
+def test_a_change_without_effect_is_a_new_equal_configuration() -> None:
+    """MEM-07: adding a known voter."""
     with Cluster(3) as cluster:
         leader, follower = cluster.leader(), cluster.followers()[0]
         before = leader.node.get_configuration()
 
-        if known:
-            change = leader.node.add_voter(follower.id, follower.address)
-        else:
-            change = leader.node.remove_server("nobody")
+        change = leader.node.add_voter(follower.id, follower.address)
         change.result(ANSWER)
 
         after = leader.node.get_configuration()

@@ -95,7 +95,10 @@ def test_one_that_does_not_answer_is_given_up():
     assert not future.done()
     leader.runtime.advance(0.2)
 
-    assert "does not answer" in str(future.error(0))
+    said = str(future.error(0))
+    assert "n4 does not answer (last error: " in said
+    assert leader.leader.peers.last_error("n4") in said
+    assert "stays as a non-voter" in said
     assert leader.core.membership.latest == ENTERED
 
 

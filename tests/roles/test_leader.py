@@ -673,7 +673,7 @@ def test_a_change_that_waits_too_long_is_not_made():
 def test_a_change_without_effect_takes_a_place_in_the_log_all_the_same():
     bench = Bench(storing=["n2"])
 
-    future = bench.change(REMOVE, "n9")
+    future = bench.change(ADD, "n3", "n3:1")
 
     assert future.result(0) is None
     assert bench.node.store.get_log(future.index()).type is LogType.CONFIGURATION

@@ -15,6 +15,7 @@ NOT_APPLIED = [
     "EnqueueTimeoutError",
     "InvalidConfigurationError",
     "LeadershipTransferInProgressError",
+    "NoSuchServerError",
     "NotLeaderError",
     "NotVoterError",
     "RestoreFailedError",

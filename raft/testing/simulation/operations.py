@@ -12,7 +12,7 @@ from functools import partial
 
 from raft.codec import encode_hard_state
 from raft.engine.state import HARD_STATE_KEY
-from raft.errors import NotAppliedError, OutcomeUnknownError, SnapshotError
+from raft.errors import NoSuchServerError, NotAppliedError, OutcomeUnknownError, SnapshotError
 from raft.node import Raft
 from raft.testing.simulation.cluster import SimCluster, SimServer
 from raft.testing.simulation.faults import Deck, Targets
@@ -129,7 +129,14 @@ class Operations:
         if leader is None:
             return False
         seconds = _CALL_SECONDS / 2
-        removal = self._ask(leader, lambda n: n.remove_server(server.id, 0, seconds).result(4))
+
+        def remove(node: Raft) -> None:
+            try:
+                node.remove_server(server.id, 0, seconds).result(4)
+            except NoSuchServerError:
+                node.verify_leader().result(4)  # then an earlier call has removed it, committed
+
+        removal = self._ask(leader, remove)
         if isinstance(removal, Exception):
             return False
         self.rebuilt += 1
