@@ -362,8 +362,8 @@ class Raft:
 
         With `catch_up` a new server enters as a non-voter and gets its vote when it has the log
         (thesis 4.2.1), so that a slow or wrong one never counts for a majority; `timeout` covers
-        that, too. If it fails with `CatchUpError`, which names the last error, the server stays as a
-        non-voter. One that does not answer is given up after ten `election_timeout`.
+        that, too. If it fails with `CatchUpError`, which names the last error, the server stays
+        as a non-voter. One that does not answer is given up after ten `election_timeout`.
         """
         return self._change(ChangeKind.ADD_VOTER, server_id, address, prev_index, timeout, catch_up)
 
