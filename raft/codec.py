@@ -366,7 +366,7 @@ def _unpack_header(value: object) -> RPCHeader:
 def unpack_notes(value: object, what: str) -> tuple[Note, ...]:
     """Return the notes on incarnations that plain data stands for, or raise `ProtocolError`."""
     if not isinstance(value, list):
-        raise ProtocolError(f"{what} is no list")
+        raise ProtocolError(f"{what} is not a list")
     notes = []
     for item in value:
         server_id, incarnation, since = _fields(item, 3, "note")

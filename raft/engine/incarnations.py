@@ -162,7 +162,7 @@ class Incarnations:
     def pin(self, server_id: ServerID, incarnation: str) -> bytes:
         """Return the extensions of the entry that gives a server its vote: what will count.
 
-        So whoever knows that it votes knows by which data directory, and no moment lies between.
+        So a server that knows of the vote knows the data directory, and no moment lies between.
         """
         return dumps([[server_id, incarnation, NO_INDEX]])
 

@@ -113,7 +113,7 @@ def test_of_two_servers_either_may_come_back_empty() -> None:
 
 
 def test_a_leader_that_forgot_is_known_to_a_server_that_was_added_while_it_led() -> None:
-    """That one has never heard anybody else, and would win by the vote of whoever comes back."""
+    """That server has heard nobody else, and would win by the vote of the one that comes back."""
     with Cluster(2) as cluster:
         leader = cluster.leader()
         other = cluster.followers()[0]

@@ -237,7 +237,7 @@ def stored(node, *logs):
     assert node.ask(request).response.success
 
 
-def test_whoever_knows_of_a_vote_knows_by_which_directory():
+def test_a_server_that_knows_of_a_vote_knows_the_directory():
     node = node_with(servers("n1", "n3"))
 
     stored(node, pinned(3, B))
