@@ -292,7 +292,7 @@ CANDIDATE = Target(
             "core.become_follower(vote.term)",
             "core.become(RaftState.FOLLOWER)",
         ),
-        Mutant("a refusal is no vote", "elif vote.granted:", "else:"),
+        Mutant("a refusal is no vote", "elif not vote.granted:", "elif False:"),
         Mutant("a pre-vote wins no leadership", "if self.is_pre_vote:", "if False:"),
         Mutant(
             "the winner is known as the leader",
@@ -474,12 +474,12 @@ APPEND = Target(
         Mutant("a truncated configuration is forgotten (§4.1)", "members.truncate(first)", "pass"),
         Mutant(
             "a configuration counts once it is stored (§4.1)",
-            "members.append(index, configuration)",
+            "members.append(log.index, configuration)",
             "pass",
         ),
         Mutant(
             "a configuration that is known as committed stays so (law 3)",
-            "if index > members.committed_index:",
+            "if log.index > members.committed_index:",
             "if True:",
         ),
         Mutant("a log becomes whole by entries", "core.damage.look()", "pass"),
@@ -614,8 +614,8 @@ MEMBERSHIP = Target(
         Mutant(
             "a next configuration shows that the one before is committed",
             "self.committed, self.committed_index = self.latest, self.latest_index\n"
-            "        self.latest, self.latest_index = configuration, index",
-            "self.latest, self.latest_index = configuration, index",
+            "        self._take(index, configuration)",
+            "self._take(index, configuration)",
         ),
         Mutant(
             "a configuration is committed with its own entry",

@@ -11,7 +11,7 @@ INSTALL = "raft/engine/install_snapshot.py"
 LEASE = "raft/roles/lease.py"
 LOST_SNAPSHOT = "raft/roles/lost_snapshot.py"
 RAFT_LOG = "raft/engine/raft_log.py"
-REPLICATION = "raft/engine/replication.py"
+SEND_SNAPSHOT = "raft/engine/send_snapshot.py"
 SNAPSHOTTER = "raft/engine/snapshotter.py"
 START_UP = "raft/engine/start_up.py"
 USER_RESTORE = "raft/roles/user_restore.py"
@@ -117,9 +117,9 @@ BUGS = (
     bug(
         "user restore counts at its receivers",
         "the mark of an uncommitted restore is not sent along (departure 19)",
-        REPLICATION,
-        "            unsettled=meta.unsettled,\n",
-        "            unsettled=False,\n",
+        SEND_SNAPSHOT,
+        "                unsettled=meta.unsettled,\n",
+        "                unsettled=False,\n",
     ),
     bug(
         "user restore counts after a restart",
