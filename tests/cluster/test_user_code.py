@@ -462,6 +462,8 @@ def test_stats_have_the_originals_names() -> None:
             "fsm_pending",
             "fsm_failed_commands",
             "replaced_voters",
+            "peers",
+            "last_lost_election",
             "last_snapshot_index",
             "last_snapshot_term",
             "protocol_version",
