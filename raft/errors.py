@@ -31,6 +31,13 @@ class OutcomeUnknownError(RaftError):
     """The command may or may not take effect. Read the state before sending it again."""
 
 
+class ResultTimeoutError(OutcomeUnknownError, TimeoutError):
+    """A wait by `result(timeout)` has ended; the request goes on. Wait again, or read the state.
+
+    The place in the queue that was not to be had in time is an `EnqueueTimeoutError`.
+    """
+
+
 class NotLeaderError(NotAppliedError):
     """This node does not lead. Send the command to `leader_address`, or wait if it is empty."""
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-from raft.errors import SnapshotError
+from raft.errors import ResultTimeoutError, SnapshotError
 from raft.logs import get_logger
 from raft.messages import SnapshotReader
 from raft.runtime import THREADS, Gate
@@ -95,7 +95,8 @@ class Future(concurrent.futures.Future[T], Generic[T]):
     def result(self, timeout: float | None = None) -> T:
         """Wait for the answer and return it, or raise it if it is an error.
 
-        `timeout` is the caller's own, in seconds: its `TimeoutError` ends only this wait. On the
+        `timeout` is the caller's own, in seconds (0: do not wait, None: no limit): its
+        `ResultTimeoutError`, a `TimeoutError`, ends only this wait, and the request goes on. On the
         FSM thread an unanswered future raises `DeadlockError`, in a forked child
         `ForkedProcessError`.
         """
@@ -178,7 +179,7 @@ class Future(concurrent.futures.Future[T], Generic[T]):
             self._host.run_callback(partial(_call, fn, self))
 
     def _wait(self, timeout: float | None) -> None:
-        """Wait for the answer; raises `TimeoutError`, and at once where waiting cannot end."""
+        """Wait for the answer; raises `ResultTimeoutError`, or at once where no wait can end."""
         if self.done():
             return
         self._host.check_may_wait()
@@ -191,7 +192,7 @@ class Future(concurrent.futures.Future[T], Generic[T]):
                 self._gates.remove(gate)
             except ValueError:
                 pass  # it is being answered
-            raise TimeoutError
+            raise ResultTimeoutError("no answer yet: the request goes on, its outcome is not known")
 
 
 def _call(fn: Callable[[Any], object], future: Future[Any]) -> None:

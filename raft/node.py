@@ -247,7 +247,7 @@ class Raft:
     def apply(self, command: bytes, timeout: float | None = None) -> ApplyFuture:
         """Have a command applied by every FSM; the result is what this node's FSM returned.
 
-        Blocks while the queue is full, at most `timeout` seconds (None or 0: without limit).
+        Blocks while the queue is full, at most `timeout` seconds (0: not at all, None: no limit).
         The future fails with a `NotAppliedError` (certainly no effect: `NotLeaderError`,
         `EnqueueTimeoutError`, `CommandTooLargeError`, ...), an `OutcomeUnknownError` (may or may
         not take effect), or what `FSM.apply` raised.
@@ -303,7 +303,7 @@ class Raft:
     def _deadline(self, timeout: float | None, *, waits: bool = True) -> Deadline:
         if not waits:
             return Deadline(self._runtime, 0.0)
-        return Deadline(self._runtime, timeout if timeout and timeout > 0 else None)
+        return Deadline(self._runtime, timeout)
 
     def _submit(self, message: ClientMessage, deadline: Deadline) -> None:
         """Post a request of the leader's, or answer it at once where there is none."""
@@ -357,8 +357,9 @@ class Raft:
     ) -> IndexFuture[None]:
         """Add a server with a vote, give a non-voter one, or change a server's address.
 
-        The change waits until the one before is committed, at most `timeout` seconds (None or 0:
-        without limit). `prev_index` makes it fail if the configuration is another one by then.
+        The change waits until the one before is committed, at most `timeout` seconds (0:
+        not at all, None: no limit). `prev_index` makes it fail if the configuration is another one
+        by then.
 
         With `catch_up` a new server enters as a non-voter and gets its vote when it has the log
         (thesis 4.2.1), so that a slow or wrong one never counts for a majority; `timeout` covers

@@ -192,13 +192,7 @@ class Views:
 def wait(send: Callable[[], Future[Any]], seconds: float) -> tuple[Any, int]:
     """Send a request to the node and wait for (answer, log index)."""
     future = send()
-    try:
-        answer = future.result(seconds)
-    except TimeoutError as exc:
-        if isinstance(exc, RaftError):
-            raise
-        raise OutcomeUnknownError(f"no answer within {seconds} s") from exc
-    return answer, getattr(future, "index", lambda: 0)()
+    return future.result(seconds), getattr(future, "index", lambda: 0)()
 
 
 def check_key(key: str) -> None:

@@ -63,13 +63,16 @@ class Changes:
     def add(self, message: ChangeConfiguration) -> None:
         """Queue a change; it is made when the configuration is stable."""
         self._queue.append(message)
-        self.advance()
+        self.advance(fresh=message)
 
-    def advance(self) -> None:
-        """Make the next changes, as far as the one before is committed."""
+    def advance(self, fresh: ChangeConfiguration | None = None) -> None:
+        """Make the next changes, as far as the one before is committed.
+
+        One that need not wait is made whatever its deadline: 0 seconds say not to wait.
+        """
         while (self._promotions or self._queue) and self._may_change():
             message = self._next()
-            if message.deadline.is_over():
+            if message is not fresh and message.deadline.is_over():
                 message.fail(EnqueueTimeoutError("timed out waiting for a stable configuration"))
                 continue
             try:

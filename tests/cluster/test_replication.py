@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+import pytest
+
 from raft import (
     ApplyFuture,
     CommandTooLargeError,
@@ -96,7 +98,8 @@ class StuckStore(InmemStore):
         super().store_logs(logs)
 
 
-def test_a_full_queue_times_out() -> None:
+@pytest.mark.parametrize("timeout", [0.001, 0])
+def test_a_full_queue_times_out(timeout: float) -> None:
     """REP-04: more bytes are unanswered than `max_pending_bytes` allows."""
 
     def configure(config: Config) -> None:
@@ -112,7 +115,7 @@ def test_a_full_queue_times_out() -> None:
         store.free.clear()
 
         taken = leader.node.apply(b"x" * 600)
-        refused = leader.node.apply(b"x" * 600, timeout=0.001)
+        refused = leader.node.apply(b"x" * 600, timeout=timeout)
         error = refused.error(ANSWER)
         store.free.set()
 

@@ -341,3 +341,16 @@ def test_a_change_made_later_when_there_is_no_thread_halts_nobody():
     assert leader.node.crashes == []
     assert [future.error(0) for future in futures] == [None, None]
     assert leader.is_leading()
+
+
+def test_a_change_that_need_not_wait_is_made_though_nobody_would_wait():
+    leader = bench()
+    leader.storing.clear()
+
+    made = leader.change(ADD, "n4", "n4:1", timeout=0)
+    refused = leader.change(ADD, "n5", "n5:1", timeout=0)
+    leader.store("n2", "n3")
+    leader.runtime.advance(0.01)
+
+    assert made.error(0) is None
+    assert isinstance(refused.error(0), EnqueueTimeoutError)

@@ -25,6 +25,7 @@ NOT_APPLIED = [
 UNKNOWN = [
     "AbortedByRestoreError",
     "LeadershipLostError",
+    "ResultTimeoutError",
     "ShutdownOutcomeUnknownError",
     "StorageFailedError",
 ]

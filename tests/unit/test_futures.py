@@ -4,7 +4,15 @@ import threading
 
 import pytest
 
-from raft.errors import DeadlockError, NotLeaderError, SnapshotError
+from raft.errors import (
+    DeadlockError,
+    EnqueueTimeoutError,
+    NotAppliedError,
+    NotLeaderError,
+    OutcomeUnknownError,
+    ResultTimeoutError,
+    SnapshotError,
+)
 from raft.futures import (
     STANDALONE,
     ApplyFuture,
@@ -99,11 +107,20 @@ def test_an_error_that_came_first_wins():
     assert isinstance(future.error(), NotLeaderError)
 
 
+def test_the_end_of_a_wait_is_told_from_a_request_that_was_never_made():
+    """Both are `TimeoutError`s; only one says that nothing has happened."""
+    assert issubclass(ResultTimeoutError, TimeoutError)
+    assert not issubclass(ResultTimeoutError, NotAppliedError)
+    assert issubclass(ResultTimeoutError, OutcomeUnknownError)
+    assert not issubclass(EnqueueTimeoutError, OutcomeUnknownError)
+
+
 def test_a_timeout_ends_only_that_wait():
     future = Future()
 
-    with pytest.raises(TimeoutError):
-        future.result(0.001)
+    for wait in (future.result, future.exception, future.error):
+        with pytest.raises(ResultTimeoutError):
+            wait(0.001)
     future.respond("late")
 
     assert future.result(0.001) == "late"
