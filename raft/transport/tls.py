@@ -46,6 +46,8 @@ logger = get_logger(__name__)
 _URI_PREFIX = "raft:server:"
 _RECEIVED = 32 * 1024  # bytes taken off the socket at a time: two records of TLS
 _ENCODED = 64 * 1024  # bytes encoded at a time: four records, one system call
+_SOON = 14 * 86400.0  # seconds before its end from which a certificate is warned of
+_MOST_TURNS = 10  # of a handshake with oneself, which takes two
 _FAREWELL = 1.0  # seconds for a peer to read why it was refused
 _NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "UNKNOWN_PROTOCOL")
 
@@ -128,8 +130,21 @@ class MutualTLS:
                 own: whoever they name as a server is one.
 
         Raises:
-            InvalidConfigError: a file cannot be read, or holds something else.
+            InvalidConfigError: a file cannot be read, or holds something else; or the certificate
+                has expired, is not valid yet, or is of another authority than the one given.
         """
+        made = cls._load(certificate, key, authority, password)
+        try:
+            made.own_certificate()
+        except InvalidConfigError as exc:
+            where = f"certificate {certificate} with authority {authority}"
+            raise InvalidConfigError(f"{where}: {exc}") from exc
+        return made
+
+    @classmethod
+    def _load(
+        cls, certificate: _Path, key: _Path, authority: _Path, password: str | None
+    ) -> MutualTLS:
         server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         client.check_hostname = False
@@ -151,6 +166,30 @@ class MutualTLS:
                     f"authority {authority} cannot be used: {_reason(exc)}"
                 ) from exc
         return cls(server, client)
+
+    def own_certificate(self) -> Mapping[str, Any]:
+        """Return this server's certificate, as one's peers see it who trust the same authority.
+
+        Raises:
+            InvalidConfigError: they would refuse it; it has expired, say, or is not valid yet.
+        """
+        to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = self.client.wrap_bio(to_client, to_server, server_side=False)
+        waiting = [client, self.server.wrap_bio(to_server, to_client, server_side=True)]
+        try:
+            for _ in range(_MOST_TURNS):
+                for side in waiting.copy():
+                    try:
+                        side.do_handshake()
+                        waiting.remove(side)
+                    except ssl.SSLWantReadError:
+                        pass  # the other one's turn
+            return client.getpeercert() or {}
+        except ssl.SSLError as exc:
+            why = getattr(exc, "verify_message", None) or _reason(exc)
+            raise InvalidConfigError(
+                f"no peer with these files would accept this server's certificate: {why}"
+            ) from exc
 
 
 def _reason(error: OSError) -> str:
@@ -338,19 +377,31 @@ class TLSStreamLayer(TCPStreamLayer):
     ) -> None:
         self._contexts = _checked(contexts)
         super().__init__(bind, advertise, runtime, bind_timeout)
+        try:
+            _warn_of_end(contexts.own_certificate(), self.local_addr())
+        except InvalidConfigError:
+            pass  # contexts of the caller's own; each connection will say so
 
     def warn_unprotected(self, host: str) -> None:
         """Say nothing: what goes over the wire is protected."""
 
     def reload(self, contexts: MutualTLS) -> None:
         """Use other contexts from the next connection on; any thread."""
-        self._contexts = _checked(contexts)
+        _warn_of_end(_checked(contexts).own_certificate(), self.local_addr())
+        self._contexts = contexts
         logger.info("certificates replaced address=%s", self.local_addr())
 
     def _make_stream(self, sock: socket.socket, peer: str, *, inbound: bool) -> SocketStream:
         contexts = self._contexts
         context = contexts.server if inbound else contexts.client
         return TLSStream(sock, peer, self._runtime, self._released, context, inbound=inbound)
+
+
+def _warn_of_end(certificate: Mapping[str, Any], address: ServerAddress) -> None:
+    """Warn of a certificate that is valid for two weeks at most."""
+    until = certificate.get("notAfter", "")
+    if until and (ssl.cert_time_to_seconds(until) - THREADS.wall_time_ns() / 1e9) < _SOON:
+        logger.warning("certificate expires soon, replace it address=%s end=%s", address, until)
 
 
 def _checked(contexts: MutualTLS) -> MutualTLS:
@@ -401,6 +452,16 @@ class TLSTransport(NetworkTransport):
         Connections that are open go on as they are; `close_streams` afterwards ends them, so that
         the next calls make new ones. What is wrong with the contexts or their files is
         raised where they are made, and the old ones stay.
+
+        Raises:
+            InvalidConfigError: nobody would accept them: they have expired, are not valid yet, are
+                of another authority than the one given, or do not name this server.
         """
         self._guard.check()
+        ids = certificate_ids(_checked(ssl_context).own_certificate())
+        local_id = self._identity.server_id
+        if local_id and local_id not in ids:
+            raise InvalidConfigError(
+                f"the certificate names {', '.join(sorted(ids)) or 'no server'}, not {local_id}"
+            )
         self._tls.reload(ssl_context)

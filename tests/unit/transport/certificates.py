@@ -46,10 +46,10 @@ class Authority:
         self.file = folder / f"{name}.crt"
         self.file.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(_PEM))
 
-    def issue(self, *ids, names=None, expired=False, password=None):
+    def issue(self, *ids, names=None, expired=False, password=None, days=60):
         """Return the files of a certificate and its key; `names` are used in place of `ids`."""
         key = ec.generate_private_key(ec.SECP256R1())
-        until = _NOW - _DAY if expired else _NOW + _DAY
+        until = _NOW - _DAY if expired else _NOW + days * _DAY
         builder = _builder("b", self._name, key, until)  # a common name that must not count
         if names is None:
             names = [x509.UniformResourceIdentifier(server_uri(each)) for each in ids]
@@ -67,5 +67,8 @@ class Authority:
         return certificate, key_file
 
     def contexts(self, *ids, trust=None, **options):
-        """Return the contexts of a server with such a certificate; it trusts this authority."""
-        return MutualTLS.from_files(*self.issue(*ids, **options), (trust or self).file)
+        """Return the contexts of a server with such a certificate; it trusts this authority.
+
+        Whether anybody would accept them is for the test.
+        """
+        return MutualTLS._load(*self.issue(*ids, **options), (trust or self).file, None)

@@ -212,6 +212,15 @@ def test_files_that_do_not_serve_are_named(authority, tmp_path):
     MutualTLS.from_files(*locked, authority.file, "secret")
 
 
+def test_a_certificate_that_nobody_would_accept_is_refused_where_it_is_loaded(authority, stranger):
+    expired = authority.issue("a", expired=True)
+
+    with pytest.raises(InvalidConfigError, match="has expired"):
+        MutualTLS.from_files(*expired, authority.file)
+    with pytest.raises(InvalidConfigError, match="issuer certificate"):
+        MutualTLS.from_files(*stranger.issue("a"), authority.file)
+
+
 def test_a_single_context_is_refused_before_anything_is_bound(authority):
     before = open_descriptors()
 
@@ -549,6 +558,28 @@ def test_a_reload_that_cannot_be_changes_nothing(make, b):
 
     with pytest.raises(InvalidConfigError):
         a.reload(None)
+
+    assert call(a, b) == RESPONSE
+
+
+@pytest.mark.parametrize("days", [10, 60])
+def test_a_certificate_is_warned_of_two_weeks_ahead(make, authority, caplog, days):
+    make("a").reload(authority.contexts("a", days=days))
+
+    assert ("certificate expires soon" in caplog.text) == (days == 10)
+
+
+def test_a_reload_of_what_nobody_would_accept_changes_nothing(make, authority, stranger, b):
+    a = make("a")
+    a.identify("a", lambda: None)
+
+    for contexts, told in [
+        (authority.contexts("a", expired=True), "has expired"),
+        (stranger.contexts("a", trust=authority), "issuer certificate"),
+        (authority.contexts("c"), "names c, not a"),
+    ]:
+        with pytest.raises(InvalidConfigError, match=told):
+            a.reload(contexts)
 
     assert call(a, b) == RESPONSE
 
