@@ -432,6 +432,14 @@ class WithAddressCheck(Protocol):
 
 
 @runtime_checkable
+class WithCertificate(Protocol):
+    """A transport that shows a certificate which ends one day (beyond the original)."""
+
+    def certificate_end(self) -> float | None:
+        """Return when it ends, in seconds since 1970, None if nobody knows; any thread."""
+
+
+@runtime_checkable
 class WithMetrics(Protocol):
     """A transport that has something to measure (beyond the original)."""
 

@@ -154,6 +154,7 @@ METRICS: Mapping[str, Metric] = {
     # Beyond the original:
     "raft.role": _gauge("0 follower, 1 candidate, 2 leader, 3 shut down"),
     "raft.leaderKnown": _gauge("1 if a leader is known here, else 0"),
+    "raft.certificate.secondsLeft": _gauge("seconds until this server's certificate ends"),
     "raft.replication.lag": _gauge(
         "entries that a peer lacks, as its leader knows", Unit.NUMBER, "peer_id"
     ),

@@ -35,7 +35,7 @@ PARTS = (
 )
 RUNNERS = (
     "append_entries request_vote install_snapshot heartbeat send_snapshot replication snapshotter"
-    " first_start start_up recovery gauges lifecycle assembly stats"
+    " first_start start_up recovery stats gauges lifecycle assembly"
 )
 
 

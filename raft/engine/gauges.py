@@ -6,6 +6,7 @@ On a thread of its own, which only nodes with a metrics sink have: the store may
 from __future__ import annotations
 
 from raft.engine.core import Core
+from raft.engine.stats import certificate_seconds
 from raft.interfaces import MeasuredStore, oldest_log
 from raft.logs import get_logger
 from raft.metrics import Metrics
@@ -49,6 +50,9 @@ class Gauges:
         emit("raft.commitIndex", now.commit_index)
         emit("raft.appliedIndex", now.applied_index)
         emit("raft.fsm.pending", core.fsm.pending())
+        seconds = certificate_seconds(core)
+        if seconds is not None:
+            emit("raft.certificate.secondsLeft", seconds)
         if now.role is RaftState.LEADER:
             emit("raft.leader.oldestLogAge", self._oldest_log_age())
         self._report_store()

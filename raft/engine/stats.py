@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from raft.engine.core import Core
 from raft.engine.state import Published
+from raft.interfaces import WithCertificate
 from raft.types import PROTOCOL_VERSION, SNAPSHOT_VERSION, Peer, RaftState
 
 
@@ -35,6 +36,7 @@ def describe(core: Core) -> dict[str, str]:
         "replaced_voters": ", ".join(core.incarnations.replaced()),
         "peers": "; ".join(map(str, describe_peers(core))),
         "last_lost_election": _lost_election(core, now),
+        "certificate_days_left": _days_left(core),
         "num_peers": str(_count_peers(core, now)),
         "last_contact": _contact(core, now),
     }
@@ -50,6 +52,18 @@ def describe_peers(core: Core) -> list[Peer]:
         for s in now.configuration.servers
         if s.id != core.local_id
     ]
+
+
+def certificate_seconds(core: Core) -> float | None:
+    """Return how long this server's certificate is valid yet, None without one."""
+    transport = core.transport
+    end = transport.certificate_end() if isinstance(transport, WithCertificate) else None
+    return None if end is None else end - core.runtime.wall_time_ns() / 1e9
+
+
+def _days_left(core: Core) -> str:
+    seconds = certificate_seconds(core)
+    return "" if seconds is None else f"{seconds / 86400:.1f}"
 
 
 def _lost_election(core: Core, now: Published) -> str:

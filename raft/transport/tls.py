@@ -46,7 +46,8 @@ logger = get_logger(__name__)
 _URI_PREFIX = "raft:server:"
 _RECEIVED = 32 * 1024  # bytes taken off the socket at a time: two records of TLS
 _ENCODED = 64 * 1024  # bytes encoded at a time: four records, one system call
-_SOON = 14 * 86400.0  # seconds before its end from which a certificate is warned of
+_DAY = 86400.0  # seconds
+_SOON = 14 * _DAY  # seconds before its end from which a certificate is warned of
 _MOST_TURNS = 10  # of a handshake with oneself, which takes two
 _FAREWELL = 1.0  # seconds for a peer to read why it was refused
 _NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "UNKNOWN_PROTOCOL")
@@ -376,32 +377,47 @@ class TLSStreamLayer(TCPStreamLayer):
         bind_timeout: float = 0.0,
     ) -> None:
         self._contexts = _checked(contexts)
+        self.end: float | None = None  # of the certificate's time, since 1970
+        self._warned_at = 0.0
         super().__init__(bind, advertise, runtime, bind_timeout)
         try:
-            _warn_of_end(contexts.own_certificate(), self.local_addr())
+            self.end = _end(contexts.own_certificate())
         except InvalidConfigError:
             pass  # contexts of the caller's own; each connection will say so
+        self._warn_of_end()
 
     def warn_unprotected(self, host: str) -> None:
         """Say nothing: what goes over the wire is protected."""
 
     def reload(self, contexts: MutualTLS) -> None:
         """Use other contexts from the next connection on; any thread."""
-        _warn_of_end(_checked(contexts).own_certificate(), self.local_addr())
+        self.end = _end(_checked(contexts).own_certificate())
         self._contexts = contexts
+        self._warned_at = 0.0
+        self._warn_of_end()
         logger.info("certificates replaced address=%s", self.local_addr())
 
+    def _warn_of_end(self) -> None:
+        """Warn of a certificate that ends within two weeks: with new connections, once a day."""
+        now = self._runtime.wall_time_ns() / 1e9
+        if self.end is not None and self.end - now < _SOON and now - self._warned_at > _DAY:
+            self._warned_at = now
+            logger.warning(
+                "certificate expires soon, replace it address=%s days_left=%.1f",
+                self.local_addr(),
+                (self.end - now) / _DAY,
+            )
+
     def _make_stream(self, sock: socket.socket, peer: str, *, inbound: bool) -> SocketStream:
+        self._warn_of_end()
         contexts = self._contexts
         context = contexts.server if inbound else contexts.client
         return TLSStream(sock, peer, self._runtime, self._released, context, inbound=inbound)
 
 
-def _warn_of_end(certificate: Mapping[str, Any], address: ServerAddress) -> None:
-    """Warn of a certificate that is valid for two weeks at most."""
-    until = certificate.get("notAfter", "")
-    if until and (ssl.cert_time_to_seconds(until) - THREADS.wall_time_ns() / 1e9) < _SOON:
-        logger.warning("certificate expires soon, replace it address=%s end=%s", address, until)
+def _end(certificate: Mapping[str, Any]) -> float | None:
+    until = certificate.get("notAfter")
+    return None if until is None else float(ssl.cert_time_to_seconds(until))
 
 
 def _checked(contexts: MutualTLS) -> MutualTLS:
@@ -445,6 +461,10 @@ class TLSTransport(NetworkTransport):
             handshake_timeout=handshake_timeout,
             runtime=runtime,
         )
+
+    def certificate_end(self) -> float | None:
+        """Return when this server's certificate ends, in seconds since 1970, None if unknown."""
+        return self._tls.end
 
     def reload(self, ssl_context: MutualTLS) -> None:
         """Show and trust other certificates from the next connection on, without a restart.

@@ -463,6 +463,7 @@ def test_stats_have_the_originals_names() -> None:
             "fsm_failed_commands",
             "replaced_voters",
             "peers",
+            "certificate_days_left",
             "last_lost_election",
             "last_snapshot_index",
             "last_snapshot_term",

@@ -4,6 +4,7 @@ import pytest
 
 from raft.engine.gauges import Gauges
 from raft.engine.state import HardState
+from raft.engine.stats import describe
 from raft.metrics import InmemSink
 from raft.testing.script import ScriptedNode, entries
 from raft.types import Log, RaftState
@@ -95,3 +96,27 @@ def test_the_thread_ends_with_the_main_thread():
     bench.runtime.advance(60)
 
     assert bench.gauges() == {}
+
+
+def test_it_is_seen_how_long_a_certificate_is_valid_yet():
+    bench = Bench()
+    day = 86400
+    end = bench.runtime.wall_time_ns() / 1e9 + 30 * day
+    bench.core.transport.certificate_end = lambda: end
+
+    bench.runtime.advance(10.1)
+
+    left = bench.gauges()["raft.certificate.secondsLeft"]
+    assert left == pytest.approx(30 * day, abs=60)
+    assert describe(bench.core)["certificate_days_left"] == "30.0"
+
+
+def test_role_and_whether_a_leader_is_known_are_seen():
+    bench = Bench()
+
+    bench.runtime.advance(10.1)
+    assert (bench.gauges()["raft.role"], bench.gauges()["raft.leaderKnown"]) == (0, 0)
+    bench.core.set_leader("n2", "n2:1")
+    bench.runtime.advance(10.1)
+
+    assert bench.gauges()["raft.leaderKnown"] == 1

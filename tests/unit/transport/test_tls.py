@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -564,8 +565,10 @@ def test_a_reload_that_cannot_be_changes_nothing(make, b):
 
 @pytest.mark.parametrize("days", [10, 60])
 def test_a_certificate_is_warned_of_two_weeks_ahead(make, authority, caplog, days):
-    make("a").reload(authority.contexts("a", days=days))
+    a = make("a")
+    a.reload(authority.contexts("a", days=days))
 
+    assert (a.certificate_end() - time.time()) / 86400 == pytest.approx(days, abs=0.1)
     assert ("certificate expires soon" in caplog.text) == (days == 10)
 
 
