@@ -666,8 +666,8 @@ CHANGES = Target(
         ),
         Mutant(
             "a change whose time is over is not made",
-            "            if message.deadline.is_over():\n                message.fail",
-            "            if False:\n                message.fail",
+            "if message is not fresh and message.deadline.is_over():",
+            "if False:",
         ),
         Mutant(
             "who has a vote need not catch up",
