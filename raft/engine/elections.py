@@ -41,6 +41,7 @@ class Elections:
         self._log = log
         self._throttle = Throttle(runtime, _PERIOD)
         self.last: LostRound | None = None
+        self.rounds = 0  # of all candidacies: a late answer to an earlier one must not count
 
     def lost(
         self,

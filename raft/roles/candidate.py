@@ -45,7 +45,7 @@ class Tally:
 
 
 class Candidate(Role):
-    """One candidacy; its rounds are numbered, so that late answers of lost rounds do not count."""
+    """One candidacy; late answers of other rounds, of whatever candidacy, do not count."""
 
     role = RaftState.CANDIDATE
 
@@ -119,7 +119,8 @@ class Candidate(Role):
         The latest configuration counts, committed or not (§4.1), and may have us no more.
         """
         core = self.core
-        self.round += 1
+        core.elections.rounds += 1
+        self.round = core.elections.rounds
         self.is_pre_vote = is_pre_vote
         self.campaign_term = core.hard_state.term + (1 if is_pre_vote else 0)
         self.tally = Tally(core.membership.latest.quorum())

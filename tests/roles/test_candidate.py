@@ -502,3 +502,14 @@ def test_a_pre_vote_that_is_refused_carries_the_reason(caplog):
 
     (said,) = lost_rounds(caplog)
     assert "1 of 3 votes: n2 leader n3 is known, n3 timed out" in said
+
+
+def test_a_late_vote_of_an_earlier_candidacy_does_not_count():
+    """It was given in another term: counted in this one, it could make a second leader."""
+    node = node_with()
+    node.play(Candidate)
+
+    node.play(Candidate, VoteReceived(1, "n2", False, TERM + 1, True))
+
+    assert node.core.state.role is RaftState.CANDIDATE
+    assert node.core.state.term == TERM + 2

@@ -209,8 +209,8 @@ def test_who_was_removed_leads_by_the_votes_of_the_others_until_that_is_committe
 
     node.play(
         Candidate,
-        VoteReceived(1, "n2", True, 2, True),
-        VoteReceived(2, "n2", False, 2, True),
+        VoteReceived(2, "n2", True, 2, True),
+        VoteReceived(3, "n2", False, 2, True),
     )
     assert node.core.state.role is RaftState.LEADER
 
