@@ -145,7 +145,8 @@ def _fall_back(core: Core, lost: EntryID) -> None:
 def _members_before(core: Core, index: int) -> Configuration:
     """Return the configuration in force before an entry."""
     members = core.membership.latest
-    for at in range(core.raft_log.boundary().index + 1, index):
+    # Where the snapshot before the log is lost, too, the log begins later.
+    for at in range(max(core.raft_log.boundary().index + 1, core.logs.first_index()), index):
         log = core.logs.get_log(at)
         if log.type is LogType.CONFIGURATION and log.is_intact():
             members = decode_configuration(log.data)

@@ -403,6 +403,16 @@ def test_a_gap_refuses_to_start(store, snapshots, runtime, first, with_snapshot)
         started(store, snapshots, runtime)
 
 
+def test_a_log_that_lost_its_snapshot_and_its_last_entry_refuses_to_start(
+    store, snapshots, runtime
+):
+    store.store_logs([configuration_entry(5, 1, MEMBERS), *entries(6, terms=(1, 1))])
+    store.store_logs([replace(store.get_log(7), data=b"rotten")])
+
+    with pytest.raises(LogGapError, match="entries are missing"):
+        started(store, snapshots, runtime)
+
+
 def test_entries_below_the_snapshot_are_not_looked_at(store, snapshots, runtime):
     store.store_logs([configuration_entry(1, 1, MEMBERS), *entries(2, terms=(1, 1, 1))])
     store.store_logs([replace(store.get_log(2), data=b"rotten")])
