@@ -258,7 +258,7 @@ CANDIDATE = Target(
             "return\n        self._ask(is_pre_vote=False)",
             "pass\n        self._ask(is_pre_vote=False)",
         ),
-        Mutant("rounds are numbered", "self.round += 1", "pass"),
+        Mutant("rounds are numbered", "core.elections.rounds += 1", "pass"),
         Mutant("a pre-vote asks for the next term", "(1 if is_pre_vote else 0)", "0"),
         Mutant(
             "the latest configuration decides the quorum (§4.1)",
