@@ -109,9 +109,10 @@ class Restores:
         with self._changed:
             trial, wish = self.trial, self.wish
         if trial is not None and trial.is_over:
-            self._end_trial(trial)
             if trial.has_begun:
                 self._go_back(trial)
+            else:
+                self._end_trial(trial)
             return None
         if trial is not None and not trial.has_begun:
             self._try(trial)
@@ -191,18 +192,23 @@ class Restores:
             self._machine.restore_from(trial.meta, reader)
         except RAISED as error:
             self._refused = (trial, _refusal(error))
-            self._end_trial(trial)
             self._go_back(trial)
             return
         trial.on_done(None)
 
     def _go_back(self, trial: Trial) -> None:
-        """Have the FSM restored as it was before the trial: the newest snapshot, then the log."""
+        """Have the FSM restored as it was before the trial: the newest snapshot, then the log.
+
+        The trial ends in the same step as that is wished for: between the two a read would be
+        answered from what the trial has left.
+        """
         another = self._another_snapshot()
         self._machine.forget()
         with self._changed:
             self.wish = self.wish or another or trial.meta
             self._retry_at = 0.0
+            if self.trial is trial:
+                self.trial = None
 
     def _tell_refused(self, error: BaseException | None) -> None:
         """Answer a trial that failed, now that the FSM is back, or could not be brought back."""

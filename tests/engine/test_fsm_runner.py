@@ -1,6 +1,7 @@
 import errno
 from itertools import pairwise
 
+from raft.engine.fsm_restores import Trial
 from raft.engine.inbox import Apply, FSMPoisoned
 from raft.errors import (
     FSMFailedError,
@@ -452,3 +453,20 @@ def test_a_snapshot_that_comes_in_between_commits_none_of_the_entries_in_the_log
 
     assert given == []
     assert node.core.state.applied_index == 5
+
+
+def test_no_read_is_answered_between_a_trial_that_fails_and_the_way_back():
+    """What the trial has left is nobody's state."""
+    node = node_with(3, Broken())
+    node.core.fsm.commit(4)
+    node.runtime.run()
+    meta = write_snapshot(node, 4, 1, 3)
+    restores, seen = node.core.fsm.restores, []
+    look = restores._another_snapshot
+    restores._another_snapshot = lambda: seen.append(restores.are_done()) or look()
+
+    restores.try_out(Trial(meta, lambda error: seen.append(type(error).__name__)))
+    node.runtime.run()
+
+    assert seen[0] is False
+    assert "RestoreFailedError" in seen

@@ -9,7 +9,6 @@ FSM_RESTORES = "raft/engine/fsm_restores.py"
 FSM_RUNNER = "raft/engine/fsm_runner.py"
 INSTALL = "raft/engine/install_snapshot.py"
 LEASE = "raft/roles/lease.py"
-LOST_SNAPSHOT = "raft/roles/lost_snapshot.py"
 RAFT_LOG = "raft/engine/raft_log.py"
 SEND_SNAPSHOT = "raft/engine/send_snapshot.py"
 SNAPSHOTTER = "raft/engine/snapshotter.py"
@@ -142,18 +141,6 @@ BUGS = (
                 "        if not meta.unsettled:\n            self._answer_readers()",
                 "        if True:\n            self._answer_readers()",
             ),
-        ),
-    ),
-    Bug(
-        "lost snapshot is not replaced",
-        "a leader without a snapshot to send keeps a follower out for ever",
-        (
-            Change(
-                LOST_SNAPSHOT,
-                "        core.take_snapshot(lambda",
-                "        (lambda _: None)(lambda",
-            ),
-            Change(SNAPSHOTTER, " or self._is_lost()\n", "\n"),
         ),
     ),
 )
