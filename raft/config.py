@@ -22,7 +22,7 @@ MAX_COMMAND_BYTES = 32 * MIB
 _SHORTEST_TIMEOUT = 0.005  # the original's floor for heartbeat, election, lease and snapshots
 _SHORTEST_COMMIT_TIMEOUT = 0.001
 _LONGEST_DURATION = 1e9  # seconds, 31 years; some platforms cannot wait much longer at once
-_LONGEST_USUAL = 60.0  # seconds; whoever gives more has most likely meant milliseconds
+_LONGEST_USUAL = 60.0  # seconds; a larger number was most likely meant as milliseconds
 _MOST_APPEND_ENTRIES = 1024
 
 

@@ -84,7 +84,7 @@ class LockFile:
             except BlockingIOError:
                 if time.monotonic() >= give_up:
                     raise
-            time.sleep(_LOCK_PAUSE)
+            time.sleep(_LOCK_PAUSE)  # `flock` has no wait with an end, and nothing tells of one
 
     def release(self) -> None:
         """Unlock, also for a child that holds a copy of the descriptor and is about to exec."""

@@ -112,7 +112,7 @@ def shown(error: BaseException) -> str:
     """Return an exception as people read it, whatever its own `__repr__` does."""
     try:
         return repr(error)
-    except Exception:  # noqa: BLE001 - user code
+    except Exception:  # noqa: BLE001 - the `__repr__` is user code: the type's name must do
         return type(error).__name__
 
 
