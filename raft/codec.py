@@ -451,10 +451,9 @@ def encode_message(message: Request | Response) -> tuple[int, bytes]:
         elif reader is _configuration:
             value = encode_configuration(value)
         fields.append(value)
-    if isinstance(message, AppendEntriesRequest) and message.notes:
-        fields.append([list(note) for note in message.notes])
-    if isinstance(message, RequestVoteResponse | RequestPreVoteResponse) and message.reason:
-        fields.append(message.reason)
+    for name, reader in _OPTIONAL.get(code, ()):
+        if value := getattr(message, name):
+            fields.append([list(note) for note in value] if reader is unpack_notes else value)
     return code, cbor2.dumps(fields)
 
 
@@ -464,10 +463,9 @@ def decode_message(code: int, payload: bytes) -> Request | Response:
     if entry is None:
         raise ProtocolError(f"unknown message type {code}")
     kind, layout = entry
-    value = loads(payload)
-    if isinstance(value, list) and len(value) > len(layout) + 1:
+    fields = _fields(loads(payload), len(layout) + 1, kind.__name__)
+    if len(fields) > len(layout) + 1:
         layout += _OPTIONAL.get(code, ())
-    fields = _fields(value, len(layout) + 1, kind.__name__)
     values = {
         name: reader(value, f"{kind.__name__}.{name}")
         for (name, reader), value in zip(layout, fields[1:], strict=False)

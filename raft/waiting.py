@@ -57,10 +57,11 @@ class Waiters:
 
     def wake(self) -> None:
         """Have the first look again."""
-        try:
-            self._gates.popleft().open()
-        except IndexError:
-            pass
+        if self._gates:  # mostly nobody waits, and an exception takes its time
+            try:
+                self._gates.popleft().open()
+            except IndexError:
+                pass
 
     def wake_all(self) -> None:
         """Have all look again."""

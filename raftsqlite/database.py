@@ -83,9 +83,9 @@ class Database:
             self._lock_file.release()
             raise
 
-    def is_in_place(self) -> bool:
-        """Tell whether the names still lead to the files; if not, the next write is refused."""
-        return self._files.look()
+    def look_soon(self) -> None:
+        """Have the next write see whether the names still lead to the files."""
+        self._files.look_soon()
 
     def check_process(self) -> None:
         """Raise `ForkedProcessError` in a forked child."""

@@ -102,11 +102,10 @@ class FilesInPlace:
     """Sees whether the files of an open store are still those that their names lead to.
 
     A file that was removed can be written to as before, and is gone when the process ends. To look
-    takes some microseconds and lets the interpreter go, so it is done after a write was
-    acknowledged, and before one only when the last look is a while ago.
+    takes some microseconds and lets the interpreter go, so not every write does.
     """
 
-    period = 0.02  # seconds
+    period = 0.02  # seconds from one look to the next, at least
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -117,13 +116,9 @@ class FilesInPlace:
         """Note that closing the store has taken the write-ahead log away."""
         del self._found[self._path + "-wal"]
 
-    def look(self) -> bool:
-        """Tell whether all is well; if not, the next write is refused."""
-        try:
-            self.check()
-        except StoreError:
-            return False
-        return True
+    def look_soon(self) -> None:
+        """Have the next write look."""
+        self._due = 0.0
 
     def check_when_due(self) -> None:
         """Raise what `check` does, unless somebody has just looked."""

@@ -289,7 +289,11 @@ class SQLiteStore:
     def is_full(self) -> bool:
         """Tell whether the disk is almost full; for the one thread that writes."""
         self._database.check_process()
-        return self._database.is_in_place() and self._reserve.is_full()
+        try:
+            return self._reserve.is_full()
+        except FileNotFoundError:
+            self._database.look_soon()  # the folder is gone, and the next write says so
+            return False
 
     def stats(self) -> dict[str, int]:
         """Return gauges: bytes in use and free in the file, and bytes of the write-ahead log."""

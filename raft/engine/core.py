@@ -224,7 +224,8 @@ class Core:
                 elif message is not None:
                     self.refuse(message)
         finally:
-            self.inbox.put_clients_back(bootstraps)
+            if bootstraps:
+                self.inbox.put_clients_back(bootstraps)
         return write
 
     def _reread(self) -> None:

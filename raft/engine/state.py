@@ -30,6 +30,8 @@ LEGACY_TERM_KEY = b"CurrentTerm"
 LEGACY_VOTE_TERM_KEY = b"LastVoteTerm"
 LEGACY_VOTE_KEY = b"LastVoteCand"
 
+_MOST_READINGS = 10  # of all numbers, until two are alike
+
 UNKNOWN_CANDIDATE = "\x00unknown"
 """Stands for a vote whose candidate cannot be told: no server has this id."""
 
@@ -101,69 +103,76 @@ class Published(NamedTuple):
 
 
 class NodeState:
-    """The published numbers. The main thread writes; any thread reads.
+    """The published numbers. The main thread writes; any thread reads, without a lock.
 
     Exceptions to the one writer: `contact` (a transport's thread) and `set_applied` (the FSM
-    thread). All are one object that never changes and is replaced under a lock, which only threads
-    of the node take: a reader needs none, nor does a signal handler. Invariants: term and commit
-    index never fall; nor does the last snapshot, unless it was a user restore that turned out never
-    to have happened.
+    thread). A signal handler may read, too: nobody waits for the lock but threads of the node.
+    Invariants: term and commit index never fall; nor does the last snapshot, unless it was a user
+    restore that turned out never to have happened.
     """
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._lock = runtime.lock()  # held while _now is replaced
-        self._now = Published()
+        self._lock = runtime.lock()  # held while role, term, leader or contact change
+        self.role = RaftState.FOLLOWER
+        self.term = NO_TERM  # the latest that is durable
+        self.commit_index = NO_INDEX
+        self.applied_index = NO_INDEX  # how far the FSM has really got
+        self.last_contact: float | None = None  # when the leader was last heard; None for never
+        self._leader: tuple[ServerAddress, ServerID] = ("", "")
+        self._last_log = NO_ENTRY
+        self._last_snapshot = NO_ENTRY
+        self._latest: tuple[Configuration, int] = (EMPTY_CONFIGURATION, NO_INDEX)
         self._waiters = Waiters(runtime)  # for a leader
 
     def published(self) -> Published:
-        """Return everything as of now."""
-        return self._now
+        """Return everything as of one moment.
 
-    @property
-    def role(self) -> RaftState:
-        """What the node is."""
-        return self._now.role
+        That is what two readings in a row agree on; somebody who writes all the time gets no more
+        than a few of them.
+        """
+        now = self._read()
+        for _ in range(_MOST_READINGS):
+            before, now = now, self._read()
+            if now == before:
+                break
+        return now
 
-    @property
-    def term(self) -> int:
-        """The latest term that is durable."""
-        return self._now.term
-
-    @property
-    def commit_index(self) -> int:
-        """How far the log is committed."""
-        return self._now.commit_index
-
-    @property
-    def applied_index(self) -> int:
-        """How far the FSM has really got."""
-        return self._now.applied_index
-
-    @property
-    def last_contact(self) -> float | None:
-        """When the leader was last heard; None for never."""
-        return self._now.last_contact
+    def _read(self) -> Published:
+        (address, server_id), (configuration, index) = self._leader, self._latest
+        return Published(
+            self.role,
+            self.term,
+            server_id,
+            address,
+            self.commit_index,
+            self.applied_index,
+            self._last_log,
+            self._last_snapshot,
+            self.last_contact,
+            configuration,
+            index,
+        )
 
     def leader(self) -> tuple[ServerAddress, ServerID]:
         """Return the known leader's address and id, empty when there is none."""
-        now = self._now
-        return now.leader_address, now.leader_id
+        return self._leader
 
     def set_role(self, role: RaftState) -> bool:
         """Change the role; the known leader is forgotten always. Tell whether the role changed."""
         with self._lock:
-            changed = self._now.role is not role
-            self._now = self._now._replace(role=role, leader_id="", leader_address="")
+            changed = self.role is not role
+            self.role = role
+            self._leader = ("", "")
         self._waiters.wake_all()
         return changed
 
     def set_leader(self, server_id: ServerID, address: ServerAddress) -> bool:
         """Change the known leader; tell whether it is another one."""
         with self._lock:
-            if self.leader() == (address, server_id):
+            if self._leader == (address, server_id):
                 return False
-            self._now = self._now._replace(leader_id=server_id, leader_address=address)
+            self._leader = (address, server_id)
         self._waiters.wake_all()
         return True
 
@@ -172,40 +181,35 @@ class NodeState:
         with self._lock:
             if term < self.term:
                 raise RaftInternalError(f"term would fall from {self.term} to {term}")
-            self._now = self._now._replace(term=term)
+            self.term = term
 
     def set_commit_index(self, index: int) -> None:
         """Publish how far the log is committed."""
-        with self._lock:
-            if index < self.commit_index:
-                raise RaftInternalError(f"commit index would fall: {self.commit_index} to {index}")
-            self._now = self._now._replace(commit_index=index)
+        if index < self.commit_index:
+            raise RaftInternalError(f"commit index would fall: {self.commit_index} to {index}")
+        self.commit_index = index
 
     def set_applied(self, index: int) -> None:
         """Publish how far the FSM has really got; a failed restore takes it back to 0."""
-        with self._lock:
-            self._now = self._now._replace(applied_index=index)
+        self.applied_index = index
 
     def set_last_log(self, last: EntryID) -> None:
         """Publish the end of the log."""
-        with self._lock:
-            self._now = self._now._replace(last_log=last)
+        self._last_log = last
 
     def set_last_snapshot(self, last: EntryID, *, replaces: bool = False) -> None:
         """Publish the newest snapshot; an older one changes nothing, unless it `replaces` it."""
-        with self._lock:
-            if replaces or last.index > self._now.last_snapshot.index:
-                self._now = self._now._replace(last_snapshot=last)
+        if replaces or last.index > self._last_snapshot.index:
+            self._last_snapshot = last
 
     def set_configuration(self, configuration: Configuration, index: int) -> None:
         """Publish the latest configuration, committed or not."""
-        with self._lock:
-            self._now = self._now._replace(configuration=configuration, configuration_index=index)
+        self._latest = (configuration, index)
 
     def touch(self, now: float) -> None:
         """Note contact with the leader."""
         with self._lock:
-            self._now = self._now._replace(last_contact=now)
+            self.last_contact = now
 
     def contact(self, term: int, leader_id: ServerID, address: ServerAddress, now: float) -> bool:
         """Note a heartbeat if nothing else would change by it; any thread.
@@ -215,17 +219,16 @@ class NodeState:
         with self._lock:
             if self.role is not RaftState.FOLLOWER or self.term != term:
                 return False
-            if self.leader() != (address, leader_id):
+            if self._leader != (address, leader_id):
                 return False
-            self._now = self._now._replace(last_contact=now)
+            self.last_contact = now
             return True
 
     def wait_for_leader(self, timeout: float | None) -> tuple[ServerAddress, ServerID] | None:
         """Wait until a leader is known; None when there was none in time, or the node is down."""
 
         def is_unknown() -> bool:
-            now = self._now
-            return not now.leader_id and now.role is not RaftState.SHUTDOWN
+            return not self._leader[1] and self.role is not RaftState.SHUTDOWN
 
         deadline = Deadline(self._runtime, timeout)
         while is_unknown() and deadline.remaining() != 0.0:

@@ -255,6 +255,10 @@ class Connection:
         """Return how many bytes of paced frames, and those between, have arrived; any thread."""
         return 0 if self.pace is None else self.pace.acknowledged()
 
+    def is_pacing(self) -> bool:
+        """Tell whether a paced frame may be on its way yet; any thread."""
+        return self.pace is not None and self.pace.is_flying
+
     def receive(self, timeout: float | None) -> tuple[int, bytes]:
         """Return the type and the payload of the next frame.
 

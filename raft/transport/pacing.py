@@ -30,7 +30,7 @@ _SHORTEST_FLIGHT = 0.0001  # seconds; what is faster needs no limit
 
 
 class Pace:
-    """The window of one connection. The sending thread's, but for `acknowledged`.
+    """The window of one connection. The sending thread's, but for `acknowledged` and `is_flying`.
 
     `round_trip` is how long the handshake took: later flights may have stood in a queue.
     """
@@ -44,10 +44,10 @@ class Pace:
         self._runtime = runtime
         self._queue_seconds = queue_seconds
         self._round_trip = round_trip  # seconds; the shortest seen
+        self.is_flying = False  # a flight has begun, and was not seen to end; any thread reads
         # One flight: what was acknowledged when its first piece was sent, up to where it goes, and
         # when it began; whether the window has held anything up since, and whether nothing was on
         # the way before: then it goes up to where the window was full for the first time.
-        self._is_flying = False
         self._from_nothing = False
         self._acknowledged = 0
         self._mark = 0
@@ -73,8 +73,8 @@ class Pace:
             self._stream.send(piece, timeout)
             self.sent += len(piece)
             rest = rest[len(piece) :]
-            if not self._is_flying:
-                self._is_flying, self._was_full = True, False
+            if not self.is_flying:
+                self.is_flying, self._was_full = True, False
                 self._from_nothing = self.sent - len(piece) == acknowledged
                 self._began, self._acknowledged, self._mark = began, acknowledged, self.sent
 
@@ -91,7 +91,7 @@ class Pace:
             if progress >= 0 or outstanding:
                 self._look(acknowledged)
             else:
-                self._is_flying = False  # nothing was on the way for a while: that shows no rate
+                self.is_flying = False  # nothing was on the way for a while: that shows no rate
             room = self.window - outstanding
             if room >= min(wanted, self.window // _PART):
                 return room, acknowledged
@@ -109,9 +109,9 @@ class Pace:
 
     def _look(self, acknowledged: int) -> None:
         """Set the window anew at the end of a flight."""
-        if not self._is_flying or acknowledged < self._mark:
+        if not self.is_flying or acknowledged < self._mark:
             return
-        self._is_flying = False
+        self.is_flying = False
         seconds = max(_SHORTEST_FLIGHT, self._runtime.monotonic() - self._began)
         self._round_trip = min(self._round_trip, seconds)
         if self._was_full:

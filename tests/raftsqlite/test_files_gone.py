@@ -46,7 +46,7 @@ def test_nothing_is_acknowledged_that_goes_into_removed_files(store, path, write
     assert not name or not (path.parent / name).exists()
 
 
-def test_a_busy_store_notices_when_it_is_asked_for_room(store, path, monkeypatch):
+def test_a_busy_store_notices_when_its_folder_is_gone(store, path, monkeypatch):
     monkeypatch.setattr(FilesInPlace, "period", 60.0)
     store.store_logs(entries(4, 4))
     shutil.rmtree(path.parent)
@@ -55,6 +55,14 @@ def test_a_busy_store_notices_when_it_is_asked_for_room(store, path, monkeypatch
 
     with pytest.raises(StoreError, match="removed or replaced"):
         store.store_logs(entries(5, 5))
+
+
+def test_a_busy_store_does_not_look_at_each_write(store, path, monkeypatch):
+    monkeypatch.setattr(FilesInPlace, "period", 60.0)
+    store.store_logs(entries(4, 4))
+    os.unlink(path)
+
+    store.store_logs(entries(5, 5))  # within the period: still acknowledged
 
 
 def test_what_was_there_before_can_be_saved(store, path, tmp_path):

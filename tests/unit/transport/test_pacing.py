@@ -164,8 +164,9 @@ def test_a_large_frame_that_trickles_is_given_up():
 class FarConnection:
     """A connection on which so many timeouts pass before there is an answer."""
 
-    def __init__(self, *arrived):
+    def __init__(self, *arrived, is_paced=True):
         self._arrived = list(arrived)  # bytes, each time somebody asks
+        self._is_paced = is_paced
         self.sent = 0
 
     def send_message(self, message, timeout):
@@ -173,6 +174,9 @@ class FarConnection:
 
     def acknowledged(self):
         return self._arrived[0]
+
+    def is_pacing(self):
+        return self._is_paced
 
     def receive_answer(self, timeout):
         self._arrived.pop(0)
@@ -194,3 +198,8 @@ def test_an_answer_is_waited_for_while_its_request_arrives():
 def test_an_answer_is_not_waited_for_once_nothing_arrives_any_more():
     with pytest.raises(RPCTimeoutError):
         receive_from(FarConnection(0, 10, 10, 10, 10))
+
+
+def test_an_answer_to_a_small_request_is_waited_for_once():
+    with pytest.raises(RPCTimeoutError):
+        receive_from(FarConnection(0, 10, 20, 30, 40, is_paced=False))
