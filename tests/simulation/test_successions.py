@@ -66,6 +66,19 @@ def test_a_deluded_leader_leads_beside_another_one():
     assert sum(in_quick_cluster(story, seed=seed) for seed in range(6)) >= 5
 
 
+def test_a_leader_that_lost_the_snapshot_that_is_needed_takes_another():
+    def story(cluster, leader):
+        assert successions(cluster).lose_needed_snapshots()
+        snapshots = leader.disk.content.snapshots
+        if snapshots:
+            return False  # nobody needed them in time
+        cluster.scheduler.sleep(5.0)
+        ends = {server.node.applied_index() for server in cluster.servers.values()}
+        return bool(snapshots) and len(ends) == 1
+
+    assert sum(in_quick_cluster(story, seed=seed) for seed in range(6)) >= 5
+
+
 def test_nobody_restores_anything_in_vain_while_something_is_to_be_healed():
     def story(cluster, leader):
         cluster.servers["n1"].disk.spoil(1)

@@ -81,7 +81,7 @@ class SimDisk:
         self.invariants = invariants
         self._unsynced: list[Write] = []
         self._former: list[Content] = []  # before each harm that was done to it
-        self._lost_upto = NO_INDEX  # by snapshots that were lost while the node ran
+        self._lost = NO_ENTRY  # the end of snapshots that were lost while the node ran
         self.content = Content()
         self.slowness = 1.0
         self.vote_seconds = 0.0  # that a vote record takes longer to write
@@ -110,7 +110,7 @@ class SimDisk:
 
     def crash(self) -> None:
         """Keep, drop or tear what was not synced."""
-        self._lost_upto = NO_INDEX
+        self._lost = NO_ENTRY
         unsynced, self._unsynced = self._unsynced, []
         for write in unsynced:
             self._leave(write)
@@ -139,7 +139,7 @@ class SimDisk:
     def lose_snapshots(self) -> None:
         """Lose all snapshots, and nothing else; a node that runs has in memory what they held."""
         self._keep_former()
-        self._lost_upto = max((m.index for m, _ in self.content.snapshots.values()), default=0)
+        self._lost = max((_end(m) for m, _ in self.content.snapshots.values()), default=NO_ENTRY)
         self.content.snapshots.clear()
 
     def lacks_snapshot(self) -> bool:
@@ -188,7 +188,7 @@ class SimDisk:
 
     def has_durably(self, index: int, term: int) -> bool:
         """Tell whether an entry is in log or snapshot, or was when the node looked last."""
-        return _has(self.content, index, term) or index <= self._lost_upto
+        return _has(self.content, index, term) or index <= self._lost.index
 
     def had_durably(self, index: int, term: int) -> bool:
         """Tell the same of an entry that may have been spoiled or lost since."""
@@ -205,12 +205,12 @@ class SimDisk:
         return newest is not None and newest.unsettled
 
     def last_entry(self) -> EntryID:
-        """Return where the log ends, in an entry or a snapshot."""
-        ends = [EntryID(meta.term, meta.index) for meta, _ in self.content.snapshots.values()]
+        """Return where the log ends, in an entry or a snapshot, as the node knows it."""
+        ends = [self._lost, *(_end(meta) for meta, _ in self.content.snapshots.values())]
         if self.content.logs:
             last = max(self.content.logs)
             ends.append(EntryID(self.content.logs[last].term, last))
-        return max(ends, default=NO_ENTRY)
+        return max(ends)
 
 
 class SimStore:
@@ -358,6 +358,10 @@ def _has(content: Content, index: int, term: int) -> bool:
     if log is not None:
         return log.term == term
     return any(meta.index >= index for meta, _ in content.snapshots.values())
+
+
+def _end(meta: SnapshotMeta) -> EntryID:
+    return EntryID(meta.term, meta.index)
 
 
 def _vote(record: bytes) -> Vote:

@@ -267,9 +267,7 @@ class DiskFaults:
     def lose_snapshots(self) -> bool:
         """Lose the snapshots of a server, most often of the leader; another may need them soon."""
         server = self._targets.leader() if self._scheduler.pick(3) else self._targets.one()
-        # Where a snapshot stands for the whole log, what is on the disk no longer tells how far the
-        # server has got, and the invariants could not tell whom it may vote for.
-        if not server.disk.content.logs or not self._may_harm(server):
+        if not server.disk.content.snapshots or not self._may_harm(server):
             return False
         server.disk.lose_snapshots()
         return True

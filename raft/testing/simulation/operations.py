@@ -190,8 +190,11 @@ class Operations:
         data = pack_state(mark, logs[: self._scheduler.pick(len(logs) + 1)])
         index = leader.node.last_index() + self._scheduler.pick(_LARGEST_LEAP)
         meta = SnapshotMeta("by-user", index, 1, Configuration(), 0, len(data))
-        if self._scheduler.pick(3) == 0:
+        flaw = self._scheduler.pick(6)
+        if flaw < 2:
             data = b"\xff" * len(data)  # a backup that no state machine can read
+        elif flaw == 2 and leader.fsm is not None:
+            leader.fsm.fails_to_restore = 1  # once: later it could be read, and must not be there
         return lambda: self._spawn(lambda: self._restore(leader, mark, meta, data))
 
     def _restore(self, leader: SimServer, mark: bytes, meta: SnapshotMeta, data: bytes) -> None:
@@ -201,6 +204,9 @@ class Operations:
             oracle.restored(mark)
         elif isinstance(outcome, NotAppliedError | SnapshotError):
             oracle.restore_refused(mark)
+            if self._scheduler.pick(2):
+                leader.crash()  # before another snapshot takes the place of a copy left behind
+                leader.start()
         elif not isinstance(outcome, OutcomeUnknownError):
             self._scheduler.stop(SimulationError(f"restore was answered by {outcome!r}"))
 

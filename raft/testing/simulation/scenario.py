@@ -36,6 +36,7 @@ _RECOVERY_SECONDS = 20 * TIMEOUT  # ten election timeouts, each of up to twice i
 _TRANSFER_SECONDS = 6.0
 _LIMIT = 600.0  # virtual seconds after which a run is stuck
 _NOTES_SHOWN = 60
+_NO_THRESHOLD = 1 << 30  # entries: snapshots are taken where somebody asks, and not without need
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,7 +373,7 @@ class UnknownAnswerError(NodeFailedError):
 def _draw_configuration(scheduler: Scheduler) -> Callable[[Config], None]:
     """Draw the settings of all servers of a run."""
     chance = scheduler.chance
-    threshold = chance.choice((8, 20, 60))
+    threshold = chance.choice((8, 20, 60, _NO_THRESHOLD))
     trailing = chance.choice((0, 3, 10))
     entries = chance.choice((1, 2, 8, 64))
     recent = chance.choice((500, 4_000, 1 << 20))

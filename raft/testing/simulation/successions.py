@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from raft.testing.simulation.cluster import SimCluster, SimServer
 from raft.testing.simulation.faults import Deck, ServerFaults
+from raft.testing.simulation.harm import may_harm
 from raft.testing.simulation.operations import Action, Operations
 from raft.testing.simulation.runtime import SimRuntime
 
@@ -32,6 +33,7 @@ class Successions:
             (4, self.restore_in_vain),
             (2, self.outdate_leader),
             (2, self.delude_leader),
+            (3, self.lose_needed_snapshots),
         ]
 
     def repair(self) -> None:
@@ -107,6 +109,26 @@ class Successions:
         self._cluster.network.ways.lag.clear()
         return True
 
+    def lose_needed_snapshots(self) -> bool:
+        """Have a leader lose its snapshots while somebody needs one: it must take another.
+
+        Nobody else does, where nobody takes any without being asked.
+        """
+        leader = self._cluster.leader()
+        if leader is None or not self._operations.is_quiet() or not may_harm(self._cluster, leader):
+            return False
+        others = self._others([leader])
+        laggard = others[self._scheduler.pick(len(others))]
+        self._cluster.cut_off([laggard])
+        for _ in range(_MOST_BARRIERS):
+            self._ask_soon(leader, lambda node: node.barrier(1.0).result(1.0))
+        self._scheduler.sleep(_LONGEST_SHOW)
+        self._operations.compact(leader)
+        self._wait(lambda: _lacks_what_follows(leader, laggard), _LONGEST_STORING)
+        leader.disk.lose_snapshots()
+        self._cluster.network.heal()
+        return True
+
     # ---- parts ----
 
     def _ask_soon(self, server: SimServer, action: Action) -> None:
@@ -155,6 +177,13 @@ class Successions:
         until = self._scheduler.now + seconds
         while not predicate() and self._scheduler.now < until:
             self._scheduler.sleep(_LOOK_PERIOD)
+
+
+def _lacks_what_follows(leader: SimServer, laggard: SimServer) -> bool:
+    """Tell whether a leader can bring a server up by a snapshot alone."""
+    content = leader.disk.content
+    first = min(content.logs, default=leader.disk.last_entry().index + 1)
+    return bool(content.snapshots) and first > laggard.disk.last_entry().index + 1
 
 
 def _has_committed(server: SimServer) -> bool:

@@ -106,7 +106,7 @@ BUGS = (
         STATE,
         "            if self.role is not RaftState.FOLLOWER or self.term != term:\n"
         "                return False\n"
-        "            if self.leader() != (address, leader_id):\n"
+        "            if self._leader != (address, leader_id):\n"
         "                return False\n",
         "            if self.role is not RaftState.FOLLOWER:\n                return False\n",
     ),

@@ -55,6 +55,7 @@ RECORDED = {
     "half restored state machine goes on": (1, "oracle"),
     "backup is not tried first": (1, "liveness"),
     "refused backup stays on the disk": (125, "oracle"),
+    "no snapshot in place of a lost one": (26, "liveness"),
     "restart forgets the members in the log": (0, "liveness"),
     "installed snapshot brings no members": (0, "invariant"),
     "user restore at a used index": (0, "oracle"),

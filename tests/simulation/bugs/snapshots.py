@@ -9,6 +9,7 @@ FSM_RESTORES = "raft/engine/fsm_restores.py"
 FSM_RUNNER = "raft/engine/fsm_runner.py"
 INSTALL = "raft/engine/install_snapshot.py"
 LEASE = "raft/roles/lease.py"
+LOST_SNAPSHOT = "raft/roles/lost_snapshot.py"
 RAFT_LOG = "raft/engine/raft_log.py"
 SEND_SNAPSHOT = "raft/engine/send_snapshot.py"
 SNAPSHOTTER = "raft/engine/snapshotter.py"
@@ -83,6 +84,23 @@ BUGS = (
         USER_RESTORE,
         "            error = self._take_back(restore.meta, error)\n",
         "            pass\n",
+    ),
+    Bug(
+        "no snapshot in place of a lost one",
+        "a follower that needs what its leader has lost stays out for ever",
+        (
+            Change(
+                LOST_SNAPSHOT,
+                "        core.take_snapshot("
+                "lambda error: core.inbox.post(SnapshotAttempted(self._term, error)))\n",
+                "        pass\n",
+            ),
+            Change(
+                SNAPSHOTTER,
+                "        return grown >= self._config.snapshot_threshold or self._is_lost()\n",
+                "        return grown >= self._config.snapshot_threshold\n",
+            ),
+        ),
     ),
     bug(
         "restart forgets the members in the log",
