@@ -6,6 +6,7 @@ Durations are seconds. A node takes a copy when it is made; changing the object 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 
 from raft.errors import InvalidConfigError
@@ -138,10 +139,15 @@ def validate_config(config: Config) -> None:
 def doubts(config: Config) -> list[str]:
     """Return what is allowed and most likely not meant: milliseconds where seconds are."""
     names = ("heartbeat_timeout", "election_timeout", "leader_lease_timeout", "commit_timeout")
+    return long_durations({name: getattr(config, name) for name in names})
+
+
+def long_durations(durations: Mapping[str, float]) -> list[str]:
+    """Return what to say of timeouts above a minute, by their names."""
     return [
-        f"{name} is {getattr(config, name):g} seconds, more than a minute: durations are seconds"
-        for name in names
-        if getattr(config, name) > _LONGEST_USUAL
+        f"{name} is {seconds:g} seconds, more than a minute: durations are seconds"
+        for name, seconds in durations.items()
+        if seconds > _LONGEST_USUAL
     ]
 
 

@@ -161,6 +161,7 @@ METRICS: Mapping[str, Metric] = {
     "raft.replication.failed": _counter("failures to send entries or snapshots", "peer_id"),
     "raft.replication.failedHeartbeats": _counter("heartbeats without an answer", "peer_id"),
     "raft.replication.snapshots": _counter("snapshots that were begun to be sent", "peer_id"),
+    "raft.replication.failedSnapshots": _counter("snapshots that could not be sent", "peer_id"),
     "raft.voter.replaced": _counter("voters found with another data directory than before"),
     "raft.fsm.failedCommands": _counter("commands that FSM.apply answered by an exception"),
     "raft.fsm.pending": _gauge("entries committed and not applied yet"),

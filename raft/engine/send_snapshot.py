@@ -7,7 +7,7 @@ from typing import NamedTuple
 from raft.engine.heartbeat import Links
 from raft.engine.inbox import SnapshotWanted
 from raft.engine.progress import CountingReader
-from raft.errors import SnapshotError
+from raft.errors import RaftError, SnapshotError
 from raft.logs import get_logger
 from raft.messages import InstallSnapshotRequest, InstallSnapshotResponse, SnapshotReader
 from raft.metrics import count_for_peer
@@ -45,6 +45,9 @@ class SnapshotSender:
         self.transfer = Transfer(self._links.runtime.monotonic())
         try:
             return self._send(server, stopped, self.transfer.since)
+        except (RaftError, OSError):
+            count_for_peer(self._links.metrics, "raft.replication.failedSnapshots", server.id)
+            raise
         finally:
             self.transfer = None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from raft.codec import decode_message
+from raft.config import long_durations
 from raft.errors import (
     ConnectionLostError,
     InvalidConfigError,
@@ -85,6 +86,8 @@ class NetworkTransport(Calls):
         except Exception:
             layer.close()
             raise
+        for doubt in long_durations({"timeout": timeout, "handshake_timeout": handshake_timeout}):
+            logger.warning("transport: %s", doubt)
         self._guard = ForkGuard("transport")
         self._runtime = runtime
         self._layer = layer

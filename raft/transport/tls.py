@@ -398,7 +398,7 @@ class TLSStreamLayer(TCPStreamLayer):
         logger.info("certificates replaced address=%s", self.local_addr())
 
     def _warn_of_end(self) -> None:
-        """Warn of a certificate that ends within two weeks: with new connections, once a day."""
+        """Warn of a certificate that ends within two weeks, once a day."""
         now = self._runtime.wall_time_ns() / 1e9
         if self.end is not None and self.end - now < _SOON and now - self._warned_at > _DAY:
             self._warned_at = now
@@ -408,8 +408,12 @@ class TLSStreamLayer(TCPStreamLayer):
                 (self.end - now) / _DAY,
             )
 
+    def accept(self, timeout: float) -> SocketStream | None:
+        """Return the next connection, or None; see `StreamLayer`."""
+        self._warn_of_end()  # asked every second, whether somebody comes or not
+        return super().accept(timeout)
+
     def _make_stream(self, sock: socket.socket, peer: str, *, inbound: bool) -> SocketStream:
-        self._warn_of_end()
         contexts = self._contexts
         context = contexts.server if inbound else contexts.client
         return TLSStream(sock, peer, self._runtime, self._released, context, inbound=inbound)

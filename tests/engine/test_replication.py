@@ -20,6 +20,7 @@ from raft.messages import (
     InstallSnapshotRequest,
     InstallSnapshotResponse,
 )
+from raft.metrics import Metrics
 from raft.testing.fsm import RecordedSnapshot
 from raft.testing.script import ScriptedNode, entries, header, servers
 from raft.types import EntryID, Server
@@ -39,7 +40,7 @@ class Bench:
         )
         core = self.node.core
         self.runtime, self.transport, self.log = core.runtime, core.transport, core.raft_log
-        self.matches, self.posted = [], []
+        self.matches, self.posted, self.counted = [], [], []
         self.commit_index = 1  # so that no request of the replicator looks like a heartbeat
         self.peer_beats = peer_beats
         self.transport.respond = self._beat
@@ -57,6 +58,7 @@ class Bench:
             verify_sequence=lambda: 0,
             post=self.posted.append,
             emit=lambda _: None,
+            metrics=Metrics(self, core.runtime),
         )
         self.peer = PeerReplicator(links, PEER, next_index or self.log.last_index() + 1)
         if start:
@@ -69,6 +71,12 @@ class Bench:
 
     def retire(self, source):
         self.retired = source
+
+    def incr_counter(self, name, value, labels):
+        self.counted.append(name)
+
+    def add_sample(self, name, value, labels):
+        """Times are not looked at."""
 
     def _beat(self, call):
         if isinstance(call.request, AppendEntriesRequest) and call.request.is_heartbeat():
@@ -646,6 +654,8 @@ def test_a_snapshot_that_was_not_taken_is_sent_again(result):
 
     assert bench.snapshot.request.last_log_index == 3
     assert bench.matches == []
+    was_sent = isinstance(result, InstallSnapshotResponse)
+    assert bench.counted.count("raft.replication.failedSnapshots") == (0 if was_sent else 1)
 
 
 def test_a_newer_term_in_the_answer_to_a_snapshot_ends_the_replication():

@@ -14,20 +14,21 @@ _PEM = serialization.Encoding.PEM
 _PKCS8 = serialization.PrivateFormat.PKCS8
 _NOW = datetime.datetime.now(datetime.UTC)
 _DAY = datetime.timedelta(days=1)
+_EARLIER = _NOW - 2 * _DAY
 
 
 def _name(text):
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def _builder(subject, issuer, key, until):
+def _builder(subject, issuer, key, until, since=_EARLIER):
     return (
         x509.CertificateBuilder()
         .subject_name(_name(subject))
         .issuer_name(_name(issuer))
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(_NOW - 2 * _DAY)
+        .not_valid_before(since)
         .not_valid_after(until)
     )
 
@@ -46,11 +47,12 @@ class Authority:
         self.file = folder / f"{name}.crt"
         self.file.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(_PEM))
 
-    def issue(self, *ids, names=None, expired=False, password=None, days=60):
+    def issue(self, *ids, names=None, expired=False, early=False, password=None, days=60):
         """Return the files of a certificate and its key; `names` are used in place of `ids`."""
         key = ec.generate_private_key(ec.SECP256R1())
         until = _NOW - _DAY if expired else _NOW + days * _DAY
-        builder = _builder("b", self._name, key, until)  # a common name that must not count
+        # The common name must not count.
+        builder = _builder("b", self._name, key, until, since=_NOW + _DAY if early else _EARLIER)
         if names is None:
             names = [x509.UniformResourceIdentifier(server_uri(each)) for each in ids]
         if names:

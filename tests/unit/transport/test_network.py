@@ -447,6 +447,15 @@ def test_a_message_that_is_no_request_ends_the_connection(pair, caplog):
     assert ["came as a request" in line for line in complaints(caplog)] == [True]
 
 
+def test_timeouts_above_a_minute_are_doubted(make, caplog):
+    make("b", timeout=60)
+    assert not caplog.records
+
+    make("c", timeout=5000)
+
+    assert "timeout is 5000 seconds, more than a minute" in caplog.text
+
+
 def test_a_connection_that_says_nothing_is_closed(make, caplog):
     b = make("b", handshake_timeout=0.05)
     b.consumer()

@@ -27,6 +27,7 @@ from raft.errors import (
 )
 from raft.messages import InstallSnapshotRequest, InstallSnapshotResponse, RPCHeader
 from raft.runtime import THREADS
+from raft.testing.cluster import wait_for
 from raft.testing.transport_contract import InBackground, Zeros, answer_with, raised_by
 from raft.transport import MutualTLS, TCPTransport, TLSTransport
 from raft.transport.tls import TLSStream, certificate_ids, server_uri
@@ -218,6 +219,8 @@ def test_a_certificate_that_nobody_would_accept_is_refused_where_it_is_loaded(au
 
     with pytest.raises(InvalidConfigError, match="has expired"):
         MutualTLS.from_files(*expired, authority.file)
+    with pytest.raises(InvalidConfigError, match="not yet valid"):
+        MutualTLS.from_files(*authority.issue("a", early=True), authority.file)
     with pytest.raises(InvalidConfigError, match="issuer certificate"):
         MutualTLS.from_files(*stranger.issue("a"), authority.file)
 
@@ -572,12 +575,21 @@ def test_a_certificate_is_warned_of_two_weeks_ahead(make, authority, caplog, day
     assert ("certificate expires soon" in caplog.text) == (days == 10)
 
 
+def test_a_certificate_is_warned_of_though_nobody_connects(make, caplog, monkeypatch):
+    a = make("a")
+    a.consumer()
+    monkeypatch.setattr("raft.transport.tls._SOON", 100 * 86400)
+
+    wait_for(lambda: "certificate expires soon" in caplog.text)
+
+
 def test_a_reload_of_what_nobody_would_accept_changes_nothing(make, authority, stranger, b):
     a = make("a")
     a.identify("a", lambda: None)
 
     for contexts, told in [
         (authority.contexts("a", expired=True), "has expired"),
+        (authority.contexts("a", early=True), "not yet valid"),
         (stranger.contexts("a", trust=authority), "issuer certificate"),
         (authority.contexts("c"), "names c, not a"),
     ]:
