@@ -32,6 +32,7 @@ class Group(NamedTuple):
 PARTS = (
     "state disk raft_log membership incarnations commitment inbox progress fsm_faults fsm_check"
     " state_machine fsm_answers fsm_restores fsm_runner settling damage plausible claims elections"
+    " told"
 )
 RUNNERS = (
     "append_entries request_vote install_snapshot heartbeat send_snapshot replication snapshotter"

@@ -60,7 +60,11 @@ def receive_append_entries(core: Core, rpc: RPC, request: AppendEntriesRequest) 
         core.adopt_cluster_id(rpc)
     if request.notes and (learn := core.incarnations.plan_learned(request.notes)):
         core.write("incarnations", learn)
-    if not _has_previous(core, request):
+    has_previous = _has_previous(core, request)
+    is_behind = request.leader_commit > request.prev_log_index + len(request.entries)
+    if (is_behind or not has_previous) and (note := core.told.hear_request(request)):
+        core.write("committed as told", note)
+    if not has_previous:
         core.log.debug("refusing entries prev_index=%d", request.prev_log_index)
         rpc.respond(
             replace(

@@ -20,6 +20,7 @@ from raft.engine.raft_log import RaftLog
 from raft.engine.settling import Unsettled
 from raft.engine.state import NodeState
 from raft.engine.state_machine import StateMachine
+from raft.engine.told import Told
 from raft.errors import DeadlockError
 from raft.interfaces import FSM, LogStore, SnapshotStore, StableStore, Transport
 from raft.messages import RPCHeader
@@ -119,4 +120,5 @@ def assemble(
         incarnations=Incarnations(
             config.local_id, stable, disk, runtime, membership, emit, log, metrics
         ),
+        told=Told(stable, raft_log),
     )

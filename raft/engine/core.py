@@ -22,6 +22,7 @@ from raft.engine.plausible import check_term
 from raft.engine.raft_log import RaftLog
 from raft.engine.settling import Unsettled
 from raft.engine.state import CLUSTER_ID_KEY, HardState, NodeState, load_cluster_id
+from raft.engine.told import Told
 from raft.errors import (
     ClusterMismatchError,
     LogCorruptError,
@@ -100,6 +101,7 @@ class Core:
     unsettled: Unsettled
     damage: Damage
     incarnations: Incarnations
+    told: Told
     elections: Elections
     hard_state: HardState = field(default_factory=HardState)  # as it is on disk
     cluster_id: str | None = None

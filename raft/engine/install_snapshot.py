@@ -63,6 +63,9 @@ class SnapshotReceiver:
         core.set_leader(request.header.id, request.header.address)
         core.state.touch(core.runtime.monotonic())
         core.adopt_cluster_id(rpc)
+        last = EntryID(request.last_log_term, request.last_log_index)
+        if not request.unsettled and (note := core.told.hear(last)):
+            core.write("committed as told", note)
         if self._is_known(request):
             rpc.respond(replace(refusal, term=request.term, success=True))
             return

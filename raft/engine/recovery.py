@@ -19,6 +19,7 @@ from raft.engine.snapshotter import persist_held
 from raft.engine.start_up import newest_end, restore_newest, usable_snapshots
 from raft.engine.state import CLUSTER_ID_KEY, load_cluster_id
 from raft.engine.state_machine import StateMachine, release_view
+from raft.engine.told import forget_told
 from raft.errors import CantRecoverError, KeyNotFoundError, SnapshotError
 from raft.interfaces import (
     FSM,
@@ -85,6 +86,7 @@ def recover(
             " that the store keeps what it is given; the log was left as it is"
         )
     forget_incarnations(stable)
+    forget_told(stable)
     note_replaced(stable, last)
     log.drop_all(last)
     _forget_damage(stable)

@@ -130,7 +130,7 @@ def _refusal_of_vote(core: Core, candidate: RPCHeader, term: int) -> str | None:
 
 
 def _refusal_of_log(core: Core, last_log_term: int, last_log_index: int) -> str | None:
-    own = core.raft_log.last()
-    if not is_up_to_date(own, EntryID(last_log_term, last_log_index)):
+    own, last = core.raft_log.last(), EntryID(last_log_term, last_log_index)
+    if not is_up_to_date(own, last):
         return f"log ends earlier than ours at term {own.term} index {own.index}"
-    return None
+    return core.told.refusal(last)

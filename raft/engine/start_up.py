@@ -53,6 +53,7 @@ def load_state(core: Core) -> None:
             core.state.set_commit_index(meta.index)  # what a snapshot covers is committed
             _replace_restores(core, meta)
     core.damage.load()
+    core.told.load()
     while True:
         try:
             _load_log(core, meta)

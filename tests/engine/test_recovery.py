@@ -38,6 +38,7 @@ ORDER = [
     "set ClusterID",
     "snapshot",
     "set Incarnations",
+    "set CommittedAsTold",
     "set LogReplacedBy",
     "delete 1-6",
 ]

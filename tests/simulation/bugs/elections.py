@@ -58,7 +58,7 @@ BUGS = (
         "vote for a log that is behind",
         "no election restriction (§5.4.1)",
         VOTE,
-        "    if not is_up_to_date(own, EntryID(last_log_term, last_log_index)):",
+        "    if not is_up_to_date(own, last):",
         "    if False:",
     ),
     bug(
