@@ -7,7 +7,7 @@ from functools import partial
 from typing import TypeAlias
 
 from raft.testing.simulation.cluster import SimCluster, SimServer
-from raft.testing.simulation.harm import may_harm
+from raft.testing.simulation.harm import may_forget, may_harm
 from raft.testing.simulation.runtime import SimRuntime, SimTask
 from raft.types import ServerID
 
@@ -258,6 +258,8 @@ class DiskFaults:
         server = self._targets.one()
         # A blank server rightly joins strangers, once some take it for a member of theirs.
         if self._cluster.network.strangers or not self._may_harm(server):
+            return False
+        if not may_forget(self._cluster, server):
             return False
         if self._scheduler.pick(2):
             self._cluster.cut_off([self._targets.leader()])

@@ -8,10 +8,11 @@ the cluster goes on.
 
 from __future__ import annotations
 
-from raft.codec import decode_configuration
+from raft.codec import decode_configuration, loads
+from raft.engine.incarnations import NOTES_KEY
 from raft.testing.simulation.cluster import SimCluster, SimServer
 from raft.testing.simulation.disk import Content
-from raft.types import EMPTY_CONFIGURATION, NO_INDEX, Configuration, LogType
+from raft.types import EMPTY_CONFIGURATION, NO_INDEX, Configuration, LogType, ServerID
 
 
 def is_whole(server: SimServer) -> bool:
@@ -39,6 +40,25 @@ def may_harm(cluster: SimCluster, victim: SimServer) -> bool:
         sum(voter.id in whole for voter in configuration.voters()) * 2 > len(configuration.voters())
         for configuration in configurations(cluster)
     )
+
+
+def may_forget(cluster: SimCluster, victim: SimServer) -> bool:
+    """Tell whether everybody who may count on a server's vote knows by which directory it counts.
+
+    One that has neither counted on it nor heard of anybody who has takes an emptied directory for
+    that of a new cluster: the limit of departure 21.
+    """
+    return all(
+        server is victim
+        or not _latest_on_disk(server.disk.content)[1].has_vote(victim.id)
+        or victim.id in _noted_on_disk(server.disk.content)
+        for server in cluster.servers.values()
+    )
+
+
+def _noted_on_disk(content: Content) -> set[ServerID]:
+    notes = content.values.get(NOTES_KEY)
+    return set() if notes is None else {note[0] for note in loads(notes)}
 
 
 def configurations(cluster: SimCluster) -> list[Configuration]:

@@ -16,7 +16,7 @@ from raft.errors import NoSuchServerError, NotAppliedError, OutcomeUnknownError,
 from raft.node import Raft
 from raft.testing.simulation.cluster import SimCluster, SimServer
 from raft.testing.simulation.faults import Deck, Targets
-from raft.testing.simulation.harm import are_all_whole
+from raft.testing.simulation.harm import are_all_whole, may_forget
 from raft.testing.simulation.machine import pack_state
 from raft.testing.simulation.runtime import SimRuntime, SimTask, SimulationError
 from raft.types import Configuration, ServerID, SnapshotMeta
@@ -142,7 +142,7 @@ class Operations:
         self.rebuilt += 1
         fresh = server
         is_mistaken = server.id in self._mistaken  # a blank server would rightly join strangers
-        if not is_mistaken and self._scheduler.pick(2):
+        if not is_mistaken and may_forget(self._cluster, server) and self._scheduler.pick(2):
             server.blank()
         else:
             self._given_up[server.id] = None

@@ -42,6 +42,7 @@ _DIAL_TIMEOUT = 1.0
 _RESET_SECONDS = 2.0  # the longest that a broken connection goes unnoticed
 _STREAM_TIMEOUT = 5.0  # between two pieces of a snapshot
 _NOTICE_SECONDS = 0.2  # that the end of a connection takes to be heard, and between two tries
+_MOST_AHEAD = 0.5  # seconds that the bytes of a snapshot may be on their way
 _PIECE_BYTES = 512  # a snapshot travels in pieces this small, so that much can happen meanwhile
 _PIECE_SECONDS = 0.01  # the longest a piece takes to be sent
 
@@ -401,7 +402,12 @@ class _Stream:
         return self._echo
 
     def send(self, piece: bytes) -> None:
-        """Send the next piece; a lost one breaks the stream."""
+        """Send the next piece; a lost one breaks the stream.
+
+        Waits while much is on its way: a window bounds that.
+        """
+        while self._arrives_at - self._scheduler.now > _MOST_AHEAD:
+            self._scheduler.sleep(_NOTICE_SECONDS)
         network, source = self._source.network, self._source.address
         self._is_broken = self._is_broken or network.is_lost(source, self._target, large=True)
         took = network.travel(source, self._target, len(piece))
