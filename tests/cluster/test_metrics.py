@@ -275,7 +275,8 @@ def test_without_a_sink_writing_calls_nothing_of_this(tmp_path):
             called.clear()
             apply_count(leader, 20)
             cluster.wait_for_commands(20)
-            assert called <= {"measure"}  # answers None without making anything
+            # These make nothing; the second is called where a busy machine has an election.
+            assert called <= {"measure", "count"}
             assert not [t.name for t in threading.enumerate() if t.name.endswith("-metrics")]
     finally:
         threading.setprofile(None)
