@@ -177,7 +177,9 @@ class Operations:
             ask()
         return ask is not None
 
-    def plan_restore(self, leader: SimServer) -> Callable[[], None] | None:
+    def plan_restore(
+        self, leader: SimServer, *, may_fail: bool = True
+    ) -> Callable[[], None] | None:
         """Return what has a leader restore some state of before; None when it may not be asked."""
         source = self._targets.one()
         if leader.node is None or source.fsm is None:
@@ -191,7 +193,9 @@ class Operations:
         index = leader.node.last_index() + self._scheduler.pick(_LARGEST_LEAP)
         meta = SnapshotMeta("by-user", index, 1, Configuration(), 0, len(data))
         flaw = self._scheduler.pick(6)
-        if flaw < 2:
+        if not may_fail:
+            pass
+        elif flaw < 2:
             data = b"\xff" * len(data)  # a backup that no state machine can read
         elif flaw == 2 and leader.fsm is not None:
             leader.fsm.fails_to_restore = 1  # once: later it could be read, and must not be there

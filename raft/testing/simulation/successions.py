@@ -46,7 +46,8 @@ class Successions:
         hear it lead while they do not have that. Afterwards who was lost may start once more.
         """
         leader, chance = self._cluster.leader(), self._scheduler.chance.random
-        restore = None if leader is None else self._operations.plan_restore(leader)
+        plan = self._operations.plan_restore
+        restore = None if leader is None else plan(leader, may_fail=False)
         if leader is None or restore is None:
             return False
         side = self._minority(leader)

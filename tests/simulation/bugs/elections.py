@@ -96,11 +96,4 @@ BUGS = (
         "        if verdict is Verdict.ANOTHER:\n            noted.report(",
         "        if False:\n            noted.report(",
     ),
-    bug(
-        "votes of an earlier candidacy count",
-        "rounds were numbered within a candidacy: late votes of the term before made a leader",
-        CANDIDATE,
-        "        self.round = core.elections.rounds\n",
-        "        self.round += 1\n",
-    ),
 )
