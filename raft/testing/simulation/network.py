@@ -130,7 +130,8 @@ class Ways:
 
     def __init__(self) -> None:
         self.lag: dict[ServerAddress, float] = {}  # seconds by which all to somebody is later
-        self.swallowing: dict[ServerAddress, None] = {}  # from where large messages vanish
+        # From where large messages vanish, or from where to where.
+        self.swallowing: dict[ServerAddress | tuple[ServerAddress, ServerAddress], None] = {}
         self.rates: dict[ServerAddress, float] = {}  # bytes a second that leave on each way
         self._free_at: dict[tuple[ServerAddress, ServerAddress], float] = {}  # when they have left
 
@@ -139,6 +140,10 @@ class Ways:
         self.lag.clear()
         self.swallowing.clear()
         self.rates.clear()
+
+    def swallow(self, source: ServerAddress, target: ServerAddress) -> bool:
+        """Tell whether large messages vanish on this way."""
+        return source in self.swallowing or (source, target) in self.swallowing
 
     def queue(self, source: ServerAddress, target: ServerAddress, size: int, now: float) -> float:
         """Return how long a message waits for what the same way has to carry before, and itself."""
@@ -226,7 +231,7 @@ class SimNetwork:
     def is_lost(self, source: ServerAddress, target: ServerAddress, *, large: bool = False) -> bool:
         """Draw whether a message gets lost; always on a closed way, and where large ones vanish."""
         self.messages += 1
-        passes = self.is_open(source, target) and not (large and source in self.ways.swallowing)
+        passes = self.is_open(source, target) and not (large and self.ways.swallow(source, target))
         if passes and (not self.loss or self.scheduler.chance.random() >= self.loss):
             return False
         self.lost += 1

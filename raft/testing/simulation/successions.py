@@ -9,6 +9,7 @@ from raft.testing.simulation.faults import Deck, ServerFaults
 from raft.testing.simulation.harm import may_harm
 from raft.testing.simulation.operations import Action, Operations
 from raft.testing.simulation.runtime import SimRuntime
+from raft.types import EntryID
 
 _LONGEST_SUCCESSION = 3.0  # seconds that the others are given to elect somebody
 _LONGEST_STORING = 1.0  # seconds that a leader is given to store what it is to restore
@@ -51,14 +52,20 @@ class Successions:
         if leader is None or restore is None:
             return False
         side = self._minority(leader)
-        if self._scheduler.pick(2):
+        if len(side) > 1:  # the others hear it lead, and do not get what it sends
+            ways = self._cluster.network.ways
+            for other in self._others(side):
+                ways.swallowing[leader.address, other.address] = None
+        elif self._scheduler.pick(2):
             self._cluster.cut_off(side)
         else:
             self._cluster.network.snapshot_slowness = 10.0 ** (1.0 + 2.0 * chance())
         restore()
         self._wait(leader.disk.has_unsettled, _LONGEST_STORING)
+        self._wait(lambda: all(_holds_what(leader, each) for each in side), _LONGEST_STORING)
         self._scheduler.sleep(_LONGEST_SHOW * chance())
         self._lose(side)
+        self._cluster.network.ways.swallowing.clear()
         self._wait(lambda: self._successor(side) is not None, _LONGEST_SUCCESSION)
         self._scheduler.sleep(0.5 * chance())
         self._bring_back(side)
@@ -147,7 +154,8 @@ class Successions:
         voters = leader.node.get_configuration().result().voters()
         others = [self._cluster.servers[v.id] for v in voters if v.id != leader.id]
         most = max(1, (len(voters) - 1) // 2)
-        return [leader, *self._scheduler.chance.sample(others, self._scheduler.pick(most))]
+        count = max(self._scheduler.pick(most), self._scheduler.pick(most))
+        return [leader, *self._scheduler.chance.sample(others, count)]
 
     def _others(self, side: list[SimServer]) -> list[SimServer]:
         return [server for server in self._cluster.servers.values() if server not in side]
@@ -185,6 +193,13 @@ def _lacks_what_follows(leader: SimServer, laggard: SimServer) -> bool:
     content = leader.disk.content
     first = min(content.logs, default=leader.disk.last_entry().index + 1)
     return bool(content.snapshots) and first > laggard.disk.last_entry().index + 1
+
+
+def _holds_what(leader: SimServer, other: SimServer) -> bool:
+    """Tell whether a server has the snapshot that a leader was given."""
+    ends = [(m.term, m.index) for m, _ in other.disk.content.snapshots.values() if m.unsettled]
+    given = [(m.term, m.index) for m, _ in leader.disk.content.snapshots.values() if m.unsettled]
+    return not given or given[0] in ends or other.disk.last_entry() >= EntryID(*given[0])
 
 
 def _has_committed(server: SimServer) -> bool:
