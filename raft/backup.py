@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from raft.errors import SnapshotCorruptError, SnapshotError
+from raft.files import open_file, sync_directory
 from raft.messages import SnapshotReader
 from raft.node import Raft
 from raft.snapshots.crc64 import CheckedReader, crc64
@@ -60,7 +61,7 @@ def write_backup(
         with _explained(f"cannot write the backup {final}"):
             written = _write(meta, reader, unfinished)
             os.replace(unfinished, final)
-            _sync(final.parent)
+            sync_directory(final.parent)
     finally:
         with suppress(OSError):
             unfinished.unlink()
@@ -103,7 +104,7 @@ def restore_backup(
 def _write(meta: SnapshotMeta, reader: SnapshotReader, path: Path) -> SnapshotMeta:
     source = CheckedReader(reader, meta) if meta.checksum else reader
     crc = size = 0
-    with path.open("xb") as file:
+    with open(open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL), "w+b") as file:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             with archive.open(_STATE, "w", force_zip64=True) as content:
                 while block := source.read(_BLOCK):
@@ -119,14 +120,6 @@ def _write(meta: SnapshotMeta, reader: SnapshotReader, path: Path) -> SnapshotMe
 def _sync_file(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from raft.errors import StoreClosedError, StoreError, StoreReadOnlyError
+from raft.files import make_directories, warn_of_others
 from raft.logs import get_logger
 from raft.runtime import ForkGuard, after_fork_in_child
 from raftsqlite.guard import FilesInPlace, LockFile, close_for_good, leaves_doubt, translated
@@ -22,12 +23,12 @@ from raftsqlite.mark import Mark, Position, begin_mark
 from raftsqlite.schema import (
     OwnConnection,
     check_content,
-    make_directories,
+    make_blank,
     open_database,
     open_read_only,
     position_of,
     publish,
-    remove,
+    remove_all,
 )
 from raftsqlite.wal import check_write_ahead_log
 
@@ -77,6 +78,7 @@ class Database:
             on_locked(self.path)  # nobody else has it now, and nothing was written yet
             self._connection: sqlite3.Connection | None = self._open(check_content)
             self._files = FilesInPlace(self.path)
+            warn_of_others(os.path.dirname(self.path), self.path, self.path + "-wal")
         except BaseException:
             self._is_closed = True
             self.mark.close()
@@ -138,7 +140,7 @@ class Database:
             raise FileExistsError(f"{target_path} exists; a backup never replaces a file")
         # A name of its own: of two backups to one path none may publish the other's half.
         unfinished = f"{target_path}.{os.getpid()}-{threading.get_native_id()}.new"
-        remove(unfinished)
+        remove_all(unfinished)
         try:
             with translated(f"cannot back up the store {self.path}", target_path):
                 self._copy_to(unfinished)
@@ -146,10 +148,11 @@ class Database:
             if self.mark.position == Position():
                 begin_mark(target_path)  # or it would be taken for a copy that lacks everything
         except BaseException:
-            remove(unfinished)
+            remove_all(unfinished)
             raise
 
     def _copy_to(self, path: str) -> None:
+        make_blank(path)
         target = OwnConnection(path, isolation_level=None)
         try:
             target.execute("PRAGMA journal_mode = OFF")

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from raft.errors import DiskFullError, StoreError, StoreLockedError
+from raft.files import open_file
 from raft.logs import get_logger
 
 if TYPE_CHECKING:
@@ -46,13 +47,13 @@ class LockFile:
     ) -> None:
         self._descriptor = -1
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._descriptor = open_file(path, os.O_RDWR | os.O_CREAT)
         except OSError as exc:
             if not read_only or exc.errno not in _MAY_NOT_WRITE:
                 raise
             is_for_reading = True
             try:
-                self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                self._descriptor = open_file(path)
             except FileNotFoundError:
                 return
         else:
@@ -71,6 +72,7 @@ class LockFile:
         if is_for_reading:
             return
         try:  # for people: no reason to stay locked, and closed, on a full disk
+            os.fchmod(self._descriptor, 0o600)  # who may read it may lock it
             os.ftruncate(self._descriptor, 0)
             os.write(self._descriptor, b"process %d\n" % os.getpid())
         except OSError as exc:

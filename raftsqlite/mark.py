@@ -16,6 +16,7 @@ import zlib
 from typing import NamedTuple
 
 from raft.errors import StoreError
+from raft.files import open_file
 from raft.logs import get_logger
 from raft.types import NO_INDEX
 from raftsqlite.guard import REBUILD
@@ -77,7 +78,7 @@ class Mark:
         """Raise `StoreError` if a store fell back, or it cannot be known; writes nothing."""
         self.check_blank(position)
         try:
-            with open(self._path, "rb") as file:
+            with open(open_file(self._path), "rb") as file:
                 marked = _unpacked(file.read(_RECORD.size))
         except FileNotFoundError:
             return
@@ -108,7 +109,7 @@ class Mark:
         if not self._is_kept:
             return Position()
         if self._descriptor is None:
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._descriptor = open_file(self._path, os.O_RDWR | os.O_CREAT)
         return _unpacked(os.pread(self._descriptor, _RECORD.size, 0))
 
 
@@ -117,9 +118,8 @@ def begin_mark(store_path: str) -> None:
 
     One that is there stays: it may know of a store that was lost.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
-        descriptor = os.open(store_path + ".mark", flags, 0o644)
+        descriptor = open_file(store_path + ".mark", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     except FileExistsError:
         return
     try:

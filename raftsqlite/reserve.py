@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from raft.files import open_file
 from raft.logs import get_logger
 
 _log = get_logger(__name__)
@@ -68,7 +69,7 @@ class Reserve:
         if not self._size:
             return True
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = open_file(self._path, os.O_RDWR | os.O_CREAT)
             try:
                 os.posix_fallocate(descriptor, 0, self._size)
             finally:

@@ -8,6 +8,7 @@ Everything is a plain column, so that any SQLite tool shows it once the node is 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -18,6 +19,7 @@ from urllib.parse import quote
 import sqlite_utils
 
 from raft.errors import StoreError, StoreVersionError
+from raft.files import check_regular, make_directories, open_file, sync_directory
 from raft.logs import get_logger
 from raft.types import NO_INDEX
 from raftsqlite.guard import REBUILD, close_for_good, never_finalize
@@ -33,7 +35,7 @@ _WAL_LIMIT = 16 << 20  # bytes; a WAL that once grew beyond is cut back when it 
 
 
 def _create_tables(connection: sqlite3.Connection) -> None:
-    database = sqlite_utils.Database(connection)
+    database = sqlite_utils.Database(connection, execute_plugins=False)
     # `idx` is the rowid: deleting and reading ranges are scans of one tree, without an index.
     log = {
         "idx": int,
@@ -74,6 +76,7 @@ def open_database(path: str, *, unsafe_no_sync: bool) -> sqlite3.Connection:
 
     The caller holds the lock file, and has no other connection to it.
     """
+    _check_files(path)
     if not os.path.exists(path):
         _create_database(path)
     _check_access(path)
@@ -83,6 +86,7 @@ def open_database(path: str, *, unsafe_no_sync: bool) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         _check_version(connection, path)
+        _check_schema(connection, path)
         _set_up(connection, "OFF" if unsafe_no_sync else "FULL")
         _migrate(connection, path)
         _checkpoint_all(connection, path)
@@ -100,6 +104,7 @@ def open_read_only(path: str) -> sqlite3.Connection:
     of it beside, which the next owner removes. Where it may not, as on a file system mounted
     read-only, both files are copied to a temporary directory, and read there.
     """
+    _check_files(path)
     _check_header(path)
     wal = path + "-wal"
     if not os.path.exists(wal) or not os.path.getsize(wal):
@@ -125,6 +130,7 @@ def _checked(connection: sqlite3.Connection, path: str) -> sqlite3.Connection:
                 f"{path} has version {version}, this library reads {len(MIGRATIONS)}: open it once"
                 " without read_only, which brings it up to date"
             )
+        _check_schema(connection, path)
     except BaseException:
         close_for_good(connection)
         raise
@@ -197,6 +203,8 @@ def _connect(path: str) -> sqlite3.Connection:
         check_same_thread=False,  # the store's lock sees to that
         cached_statements=256,
     )
+    # Nothing that a file brings along runs while it is looked at.
+    connection.execute("PRAGMA trusted_schema = OFF")
     # One bit makes a text of bytes. Whoever reads them sees that; it must not be an error here.
     connection.text_factory = lambda text: text.decode(errors="replace")
     return connection
@@ -223,6 +231,43 @@ def _check_version(connection: sqlite3.Connection, path: str) -> None:
     _refuse_newer(version, path)
 
 
+def _check_schema(connection: sqlite3.Connection, path: str) -> None:
+    """Raise `StoreError` unless the file has our tables and nothing else: no trigger, no view.
+
+    Before anything in it is read: a view by the name of a table may run for ever, and a trigger
+    changes what is written.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    expected = connect_in_memory()
+    try:
+        for step in MIGRATIONS[:version]:
+            step(expected)
+        wanted = _schema_of(expected)
+    finally:
+        expected.close()
+    found = _schema_of(connection)
+    if found != wanted:
+        names = sorted({name for _, name, _ in found ^ wanted})
+        raise StoreError(
+            f"{path} has another schema than this library makes, at {', '.join(names)}: it may come"
+            f" from somebody else. Nothing of it was used; {REBUILD}"
+        )
+
+
+def _schema_of(connection: sqlite3.Connection) -> set[tuple[str, str, str]]:
+    """Return what a file defines: kind, name and SQL, without the quotes and spaces of tools."""
+    rows = connection.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
+    return {(str(kind), str(name), _QUOTES.sub("", str(sql)).lower()) for kind, name, sql in rows}
+
+
+_QUOTES = re.compile(r"[\s\[\]\"`;]")
+
+
+def connect_in_memory() -> sqlite3.Connection:
+    """Return a connection to a database of nobody else's."""
+    return OwnConnection(":memory:", isolation_level=None)
+
+
 def _check_access(path: str) -> None:
     """Refuse what is not ours to write, of which SQLite says that the disk has failed."""
     for name in (path, path + "-wal"):
@@ -235,7 +280,7 @@ def _check_access(path: str) -> None:
 
 def _check_header(path: str) -> None:
     """Refuse a newer version before SQLite has opened the file, for closing it may write to it."""
-    with open(path, "rb") as file:
+    with open(open_file(path), "rb") as file:
         header = file.read(_HEADER_BYTES)
     if int.from_bytes(header[_APPLICATION_AT : _APPLICATION_AT + 4], "big") == APPLICATION_ID:
         _refuse_newer(int.from_bytes(header[_VERSION_AT : _VERSION_AT + 4], "big"), path)
@@ -285,8 +330,8 @@ def _create_database(path: str) -> None:
         )
     make_directories(os.path.dirname(path))
     unfinished = path + ".new"
-    for suffix in ("", "-journal", "-wal", "-shm"):  # of a crash; the lock is ours, so they are
-        remove(unfinished + suffix)
+    remove_all(unfinished)  # of a crash; the lock is ours, so they are
+    make_blank(unfinished)
     connection = _connect(unfinished)
     try:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table
@@ -319,22 +364,31 @@ def remove(path: str) -> None:
         pass
 
 
-def make_directories(path: str) -> None:
-    """Make a directory and its parents, each name durable."""
-    if os.path.isdir(path):
-        return
-    make_directories(os.path.dirname(path))
-    try:
-        os.mkdir(path)
-    except FileExistsError:
-        return
-    sync_directory(os.path.dirname(path))
+_SUFFIXES = ("", "-journal", "-wal", "-shm")
+_JOURNAL = _SUFFIXES[1]
 
 
-def sync_directory(path: str) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def remove_all(path: str) -> None:
+    """Remove a database with all that SQLite may have beside it."""
+    for suffix in _SUFFIXES:
+        remove(path + suffix)
+
+
+def make_blank(path: str) -> None:
+    """Make an empty file of its owner's alone; what SQLite puts beside it is so, too."""
+    os.close(open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+
+
+def _check_files(path: str) -> None:
+    """Refuse what others may have put here, before SQLite opens any of it.
+
+    Ours has a write-ahead log and never a rollback journal: SQLite would carry out what is in one,
+    and remove a file that it names.
+    """
+    for name in (path, path + "-wal", path + "-shm"):
+        check_regular(name)
+    if os.path.lexists(path + _JOURNAL):
+        raise StoreError(
+            f"{path + _JOURNAL} is there, and a store never has a rollback journal: whoever made it"
+            " was not this library. Nothing was opened. See where it comes from, and remove it"
+        )

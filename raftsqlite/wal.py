@@ -15,6 +15,7 @@ import sys
 from array import array
 
 from raft.errors import StoreError
+from raft.files import open_file
 from raftsqlite.guard import REBUILD
 
 # Magic, version, page size, checkpoints, two salts, and the checksum of what is before it.
@@ -35,7 +36,7 @@ def check_write_ahead_log(path: str) -> None:
     whole file, once in a start after a crash: 25 to 50 ms a megabyte, of which there are a few.
     """
     try:
-        with open(path, "rb") as file:
+        with open(open_file(path), "rb") as file:
             data = file.read()
     except FileNotFoundError:
         return

@@ -46,7 +46,7 @@ def _within(package: str, names: str) -> str:
 
 # A module imports what lies on a lower floor, in its own group, or in a group named as `beside` it.
 GROUPS = {
-    "data": Group(0, _within("raft", "types errors runtime logs waiting")),
+    "data": Group(0, _within("raft", "types errors runtime logs waiting files")),
     "contracts": Group(
         1, _within("raft", "interfaces messages config codec futures observer metrics")
     ),

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from raft.errors import SnapshotCorruptError, SnapshotError, SnapshotVersionError
+from raft.files import make_directories, open_file, read_file, sync_directory, warn_of_others
 from raft.interfaces import SnapshotSink
 from raft.logs import get_logger
 from raft.messages import SnapshotReader
@@ -40,7 +41,12 @@ _PROBE = "permTest"
 _ID = re.compile(r"\d+-\d+-\d+", re.ASCII)
 
 # What says that a file is not what was written: unreadable, or something else of its name.
-_SPOILT = frozenset({errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENOTDIR})
+_SPOILT = frozenset(
+    {errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENOTDIR, errno.EINVAL, errno.EFBIG, errno.ENXIO}
+)
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+_MOST_META = 64 << 20  # bytes; a configuration of thousands of servers has some hundred thousand
 
 _BLOCK = 1 << 18  # bytes written and checked at a time
 _SYNC_EVERY = 8 << 20  # bytes; one large fsync at the end would hold up the log's for as long
@@ -66,10 +72,12 @@ class FileSnapshotStore:
         self._lock = runtime.lock()  # held while directories are renamed and removed
         self._damaged: set[str] = set()  # ids of snapshots whose content was found damaged
         with _explained("permissions test failed"):
-            _make_directories(self._directory)
+            make_directories(self._directory)
             probe = self._directory / _PROBE
-            probe.touch()
+            probe.unlink(missing_ok=True)
+            os.close(open_file(probe, _NEW))
             probe.unlink()
+            warn_of_others(self._directory)
         self._remove_leftovers()
 
     def create(
@@ -86,7 +94,7 @@ class FileSnapshotStore:
         if version != SNAPSHOT_VERSION:
             raise SnapshotError(f"unsupported snapshot version {version}")
         with _explained("cannot begin a snapshot"):
-            _make_directories(self._directory)
+            make_directories(self._directory)
             path = self._make_unfinished(f"{term}-{index}-")
             meta = SnapshotMeta(
                 path.name.removesuffix(_UNFINISHED),
@@ -117,7 +125,7 @@ class FileSnapshotStore:
             path = finished.with_name(finished.name + _UNFINISHED)
             if not finished.exists():
                 try:
-                    path.mkdir(mode=0o755)
+                    path.mkdir(mode=0o700)
                     return path
                 except FileExistsError:
                     pass
@@ -150,7 +158,7 @@ class FileSnapshotStore:
         path = self._directory / snapshot_id
         with _explained(f"cannot open snapshot {snapshot_id}"):
             meta, crc = _read_metadata(path)
-            state = (path / _STATE).open("rb")
+            state = os.fdopen(open_file(path / _STATE), "rb")
             try:
                 _check_content(state, meta, crc)
                 state.seek(0)
@@ -167,7 +175,7 @@ class FileSnapshotStore:
             finished = self._directory / meta.id
             unfinished.rename(finished)
             try:
-                _sync_directory(self._directory)
+                sync_directory(self._directory)
             except BaseException:
                 finished.rename(unfinished)  # its writer is told that it failed: so let it have
                 raise
@@ -272,7 +280,7 @@ class FileSnapshotStore:
         for snapshot_id, path in zip(snapshot_ids, doomed, strict=True):
             (self._directory / snapshot_id).rename(path)
         if doomed:
-            _sync_directory(self._directory)
+            sync_directory(self._directory)
         for path in doomed:
             shutil.rmtree(path)
 
@@ -291,7 +299,7 @@ class FileSnapshotSink:
         self._is_over = False
         self._error: BaseException | None = None
         _write_durably(path / _META, _metadata(meta, None))
-        self._state = (path / _STATE).open("xb", buffering=0)
+        self._state = os.fdopen(open_file(path / _STATE, _NEW), "wb", buffering=0)
         _mark_writer(self._state)
 
     def id(self) -> str:
@@ -333,7 +341,7 @@ class FileSnapshotSink:
         os.fsync(self._state.fileno())
         meta = replace(self._meta, size=self._size)
         _write_durably(self._path / _META, _metadata(meta, self._crc))
-        _sync_directory(self._path)
+        sync_directory(self._path)
         self._store.publish(meta, self._path)
 
     def _abandon(self) -> None:
@@ -378,7 +386,7 @@ def _metadata(meta: SnapshotMeta, crc: int | None) -> bytes:
 
 
 def _read_metadata(path: Path) -> tuple[SnapshotMeta, int | None]:
-    return decode_metadata((path / _META).read_bytes())
+    return decode_metadata(read_file(path / _META, _MOST_META))
 
 
 def _check_content(state: BinaryIO, meta: SnapshotMeta, crc: int | None) -> None:
@@ -401,7 +409,7 @@ def _mark_writer(state: BinaryIO) -> None:
 def _has_writer(path: Path) -> bool:
     """Tell whether an unfinished snapshot is being written, or cannot be known not to be."""
     try:
-        with (path / _STATE).open("rb") as state:
+        with open(open_file(path / _STATE), "rb") as state:
             fcntl.flock(state.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
@@ -411,7 +419,7 @@ def _has_writer(path: Path) -> bool:
 
 
 def _write_durably(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
+    with open(open_file(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -422,21 +430,4 @@ def _replace_durably(path: Path, data: bytes) -> None:
     fresh = path.with_name(path.name + _UNFINISHED)
     _write_durably(fresh, data)
     fresh.replace(path)
-    _sync_directory(path.parent)
-
-
-def _make_directories(path: Path) -> None:
-    """Make a directory and its parents, each name durable."""
-    if path.is_dir():
-        return
-    _make_directories(path.parent)
-    path.mkdir(mode=0o755, exist_ok=True)
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_directory(path.parent)

@@ -24,12 +24,12 @@ import raftsqlite.schema
 import raftsqlite.store
 from raft.engine.state import CLUSTER_ID_KEY, HARD_STATE_KEY, HardState
 from raft.errors import KeyNotFoundError
+from raft.files import sync_directory
 from raft.snapshots import FileSnapshotStore
 from raft.stores import InmemStore
 from raft.testing.contracts import CONFIGURATION, entries
 from raft.types import SnapshotMeta
 from raftsqlite import SQLiteStore
-from raftsqlite.schema import sync_directory
 
 GOLDEN = Path(__file__).resolve().parents[1] / "vectors" / "store-v1"
 
@@ -152,6 +152,7 @@ LIFE_OF_A_TORN_LOG: Sequence[Sequence[Step]] = (
 def leave_old_log(folder: Path) -> None:
     """Have a file of version 1, closed in good order."""
     shutil.copy(GOLDEN / "raft.db", folder / "raft.db")
+    (folder / "raft.db").chmod(0o600)  # or the log says so, on a thread beside
 
 
 def leave_torn_log(folder: Path) -> None:

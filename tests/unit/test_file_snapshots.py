@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from raft.errors import SnapshotCorruptError, SnapshotError
+from raft.files import read_file
 from raft.interfaces import SnapshotSink, SnapshotStore
 from raft.runtime import ThreadRuntime
 from raft.snapshots import FileSnapshotStore
@@ -270,15 +271,14 @@ def test_a_snapshot_that_cannot_be_read_just_now_is_not_passed_over(store, monke
     """A node would start without it, and vote for who lacks what it has acknowledged."""
     take_snapshot(store, 10, 3, [b"old"])
     snapshot_id = take_snapshot(store, 20, 3, [b"new"])
-    read = Path.read_bytes
 
     def fail_with(number):
-        def read_bytes(path):
+        def fail(path, most):
             if path.parent.name == snapshot_id:
                 raise OSError(number, "no", str(path))
-            return read(path)
+            return read_file(path, most)
 
-        monkeypatch.setattr(Path, "read_bytes", read_bytes)
+        monkeypatch.setattr("raft.snapshots.file.read_file", fail)
 
     fail_with(errno.EMFILE)
     with pytest.raises(SnapshotError, match=snapshot_id):
