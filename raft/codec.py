@@ -124,6 +124,32 @@ def loads(data: bytes) -> Any:
         raise ProtocolError(f"payload is not CBOR: {exc}") from exc
 
 
+def check_items(data: bytes, most: int) -> None:
+    """Raise `ProtocolError` if CBOR holds more than so many items; strings are jumped over.
+
+    Before it is decoded: that holds the interpreter's lock, and a million of empty arrays, a byte
+    each, take a hundred times their size.
+    """
+    at, end, items = 0, len(data), 0
+    if end <= most:
+        return  # each takes a byte
+    while at < end:
+        items += 1
+        if items > most:
+            raise ProtocolError(f"payload holds more than {most} items")
+        kind, value = data[at] >> 5, data[at] & 0x1F
+        at += 1
+        if 24 <= value < 28:  # the number, or the length, follows in 1, 2, 4 or 8 bytes
+            width = 1 << (value - 24)
+            value = int.from_bytes(data[at : at + width], "big")
+            at += width
+        if kind in _STRINGS:
+            at += value
+
+
+_STRINGS = (2, 3)  # of bytes, of characters
+
+
 # ---- entries ----
 
 
@@ -211,6 +237,8 @@ def _pack_raw(text: str) -> bytes:
 
 def decode_configuration(data: bytes) -> Configuration:
     """Return the configuration written by us or by the original, or raise `ProtocolError`."""
+    if len(data) > _LARGEST_CONFIGURATION:
+        raise ProtocolError(f"a configuration of {len(data)} bytes is too large")
     try:
         value, end = _unpack_msgpack(data, 0, 0)
     except (IndexError, struct.error) as exc:
@@ -237,6 +265,9 @@ def _unpack_server(value: object) -> Server:
     except (UnicodeDecodeError, AttributeError) as exc:
         raise ProtocolError("a configuration's id or address is no UTF-8 text") from exc
     return Server(server_id, address, ServerSuffrage(suffrage))
+
+
+_LARGEST_CONFIGURATION = 1 << 20  # bytes; a thousand servers have a tenth of that
 
 
 # code -> (struct format of the number or length that follows)
@@ -310,6 +341,8 @@ def _unpack_raw(data: bytes, at: int, length: int) -> tuple[bytes, int]:
 
 def _unpack_array(data: bytes, at: int, count: int, depth: int) -> tuple[list[Any], int]:
     items = []
+    if count > len(data) - at:
+        raise ProtocolError("configuration ends early")
     for _ in range(count):
         item, at = _unpack_msgpack(data, at, depth + 1)
         items.append(item)
@@ -433,6 +466,9 @@ _LAYOUTS: dict[int, tuple[type[Any], _Layout]] = {
     67: (TimeoutNowResponse, ()),
     68: (RequestPreVoteResponse, _VOTE_ANSWER),
 }
+# How many items the largest honest payload has; entries have eight each.
+_MOST_ITEMS: dict[int, int] = {0: 8 * 1024 + 4096}
+_MOST_OTHER_ITEMS = 256
 # The field at the end that is left out when it is empty, as older versions do always.
 _OPTIONAL: dict[int, _Layout] = {0: (_NOTES,), 65: (_REASON,), 68: (_REASON,)}
 _CODES: dict[type[Any], tuple[int, _Layout]] = {
@@ -463,6 +499,7 @@ def decode_message(code: int, payload: bytes) -> Request | Response:
     if entry is None:
         raise ProtocolError(f"unknown message type {code}")
     kind, layout = entry
+    check_items(payload, _MOST_ITEMS.get(code, _MOST_OTHER_ITEMS))
     fields = _fields(loads(payload), len(layout) + 1, kind.__name__)
     if len(fields) > len(layout) + 1:
         layout += _OPTIONAL.get(code, ())

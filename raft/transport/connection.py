@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,7 @@ HIGHEST_VERSION = 1
 MAX_FRAME = 64 * 1024 * 1024  # bytes of payload; above max_command_bytes (32 MiB) and its wrapping
 ERROR_FRAME = 128  # an error as the answer: CBOR [kind, text]
 CHUNK_FRAME = 129  # bytes of a snapshot, as they are
+LARGEST_CHUNK = 1024 * 1024  # bytes; four times what we send
 END_FRAME = 130  # the end of a snapshot; empty
 WORKING_FRAME = 131  # the receiver of a snapshot is still at it; empty
 
@@ -66,6 +68,9 @@ _BUFFER_KEPT = (
 _JOINED = 64 * 1024  # bytes; up to here copying is cheaper than a second system call
 _PART = 16 * 1024  # bytes of a frame that must come within one timeout
 _MAX_ERROR_TEXT = 2000  # characters
+# The largest honest payload of each type, in bytes: entries, a snapshot's metadata, ...
+_LARGEST = {0: MAX_FRAME, 2: 2 * 1024 * 1024, CHUNK_FRAME: LARGEST_CHUNK}
+_LARGEST_OTHER = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +140,8 @@ class Connection:
         self._buffer = bytearray(_BUFFER)
         self._start = 0  # invariant: 0 <= _start <= _end <= len(_buffer);
         self._end = 0  # what was received and not yet taken lies between them
+        self._taken = 0  # bytes of the frame that was taken last
+        self.on_growth: Callable[[], None] = lambda: None  # the buffer has become larger
 
     def close(self) -> None:
         """Close the stream; any thread, any number of times."""
@@ -266,10 +273,13 @@ class Connection:
         call may be repeated and goes on where it was; after any other error the connection is of no
         more use.
         """
+        self._taken = 0
         self._fill(_PREFIX, Deadline(self._runtime, timeout))
         length, code = _HEAD.unpack_from(self._buffer, self._start)
-        if length > MAX_FRAME:
-            raise ProtocolError(f"{self.stream.peer} announced a frame of {length} bytes")
+        if length > _LARGEST.get(code, _LARGEST_OTHER):
+            raise ProtocolError(
+                f"{self.stream.peer} announced a frame of type {code} and {length} bytes"
+            )
         self._fill_frame(_PREFIX + length, timeout)
         begin = self._start + _PREFIX
         with memoryview(self._buffer) as view:
@@ -279,6 +289,7 @@ class Connection:
             payload = bytes(view[begin : begin + length])
         if crc != expected:
             raise ProtocolError(f"a frame from {self.stream.peer} is damaged")
+        self._taken = length
         self._drop(_PREFIX + length)
         return code, payload
 
@@ -299,6 +310,13 @@ class Connection:
         Raises `RPCTimeoutError` when neither came in time.
         """
         return self._end > self._start or self._receive_some(timeout) > 0
+
+    def memory(self) -> int:
+        """Return how many bytes it keeps busy beyond those at rest; any thread.
+
+        A frame that was taken counts until the next one: it is being decoded, and handled.
+        """
+        return len(self._buffer) - _BUFFER + self._taken
 
     def held(self) -> int:
         """Return how many bytes have come of what is being received; any thread."""
@@ -354,6 +372,7 @@ class Connection:
         buffer = bytearray(size)
         buffer[:held] = memoryview(self._buffer)[self._start : self._end]
         self._buffer, self._start, self._end = buffer, 0, held
+        self.on_growth()
 
     def _drop(self, count: int) -> None:
         self._start += count

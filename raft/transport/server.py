@@ -95,6 +95,7 @@ class _Inbound:
 
     def __init__(self, stream: Stream, server: Server) -> None:
         self._connection = Connection(stream, server.runtime)
+        self._connection.on_growth = server.look_at_memory
         self._server = server
         self._answer: _Answer | None = None  # of the request that is being answered
         self._closed = False
@@ -147,6 +148,17 @@ class _Inbound:
     def is_expendable(self) -> bool:
         """Tell whether it gives way to any newcomer."""
         return self.is_trickling() or self.idle_seconds() > _LONG_IDLE
+
+    def memory(self) -> int:
+        """Return how many bytes it keeps busy."""
+        return self._connection.memory()
+
+    def rate(self) -> float:
+        """Return how many bytes a second come of the request that is coming in."""
+        frame_at = self._frame_at
+        if frame_at is None:
+            return math.inf
+        return self._connection.held() / max(1e-3, self._server.runtime.monotonic() - frame_at)
 
     def holder(self) -> object:
         """Return who holds it, as far as that is known: the ids it has proved, or its host."""
@@ -261,8 +273,11 @@ class Server:
     """Accepts connections and serves them; starts with `start`, ends with `close`.
 
     Thread-safe. At most `max_inbound` connections are served at a time, the handshake included; for
-    one more another gives way (`_least_useful`), or it is refused.
+    one more another gives way (`_least_useful`), or it is refused. What they receive takes at most
+    `max_inbound_bytes` together.
     """
+
+    max_inbound_bytes = 256 * 1024 * 1024  # the largest frame keeps up to 192 MiB busy
 
     def __init__(
         self,
@@ -331,6 +346,27 @@ class Server:
         """Drop a connection that has ended."""
         with self._lock:
             self._inbound.pop(inbound, None)
+
+    def look_at_memory(self) -> None:
+        """Close connections that keep too many bytes busy together: the slowest first."""
+        with self._lock:
+            total = sum(inbound.memory() for inbound in self._inbound)
+            victims = []
+            for inbound in sorted(self._inbound, key=_Inbound.rate):
+                if total <= self.max_inbound_bytes:
+                    break
+                if inbound.memory():
+                    total -= inbound.memory()
+                    victims.append(inbound)
+                    del self._inbound[inbound]
+        for victim in victims:
+            victim.close()
+        if victims:
+            logger.warning(
+                "inbound requests hold too many bytes, closed the slowest count=%d limit=%d",
+                len(victims),
+                self.max_inbound_bytes,
+            )
 
     def complain(self, peer: str, error: RaftError) -> None:
         """Log why a connection was ended: a peer that dials again and again only at debug.

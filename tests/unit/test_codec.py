@@ -7,6 +7,7 @@ import cbor2
 import pytest
 
 from raft.codec import (
+    check_items,
     decode_configuration,
     decode_hard_state,
     decode_message,
@@ -407,3 +408,48 @@ def test_a_tag_is_refused_whatever_it_means(tag):
     for value in (b"\x07", "7", 7, [1, 2], ["7", 7], {}):
         with pytest.raises(ProtocolError, match="tag"):
             loads(cbor2.dumps(cbor2.CBORTag(tag, value)))
+
+
+# ---- what one frame may cost ----
+
+
+@pytest.mark.parametrize("item", [b"\x80", b"\xa0", b"\x00", b"\x40", b"\xf6", b"\x9f\xff"])
+@pytest.mark.parametrize("code", [0, 1, 2, 64])
+def test_a_payload_of_countless_items_is_refused_before_it_is_decoded(item, code, monkeypatch):
+    """4 MiB of empty arrays stood all threads still for seconds, and took 80 times their size."""
+    monkeypatch.setattr(cbor2, "loads", lambda *_, **__: pytest.fail("it was decoded"))
+    count = 4 << 20
+    payload = b"\x87\x80\x03\x06\x02\x9a" + count.to_bytes(4, "big") + item * count + b"\x05"
+
+    with pytest.raises(ProtocolError, match="more than"):
+        decode_message(code, payload)
+
+
+def test_the_largest_honest_batch_has_few_enough_items():
+    logs = entries(1, terms=[2**40] * 1024)
+    notes = tuple(Note(f"server-{n}", "0123456789abcdef", 2**40) for n in range(500))
+    message = AppendEntriesRequest(WHOLE, 2**40, 0, 0, tuple(logs), 2**40, notes)
+
+    assert decode_message(*encode_message(message)) == message
+
+
+@pytest.mark.parametrize("width", [1, 2, 4, 8])
+def test_items_are_counted_whatever_their_heads_are_like(width):
+    head = {1: 24, 2: 25, 4: 26, 8: 27}[width]
+    number = bytes([head]) + (7).to_bytes(width, "big")
+    text = bytes([0x40 | head]) + (3).to_bytes(width, "big") + b"abc"
+    data = number * 5 + text * 5
+
+    check_items(data, 10)
+    with pytest.raises(ProtocolError, match="more than 9 items"):
+        check_items(data, 9)
+
+
+def test_a_string_longer_than_the_payload_ends_the_count():
+    check_items(b"\x5b" + b"\xff" * 8 + bytes(20), 3)
+
+
+def test_a_configuration_that_announces_more_than_it_holds_costs_nothing():
+    for data in (b"\x81\xa7Servers\xdd\xff\xff\xff\xff" + b"\xc0" * 100, b"\xc0" * (2 << 20)):
+        with pytest.raises(ProtocolError):
+            decode_configuration(data)

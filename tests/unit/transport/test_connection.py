@@ -159,9 +159,9 @@ def test_a_greeting_of_a_later_version_may_say_more():
 def test_frames_of_any_size_arrive_whole(size):
     payload = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
     with connected() as (ours, theirs):
-        sending = InBackground(lambda: [ours.send(7, payload, PATIENCE) for _ in range(3)])
+        sending = InBackground(lambda: [ours.send(0, payload, PATIENCE) for _ in range(3)])
 
-        assert [theirs.receive(PATIENCE) for _ in range(3)] == [(7, payload)] * 3
+        assert [theirs.receive(PATIENCE) for _ in range(3)] == [(0, payload)] * 3
         sending.outcome()
 
 
@@ -212,10 +212,19 @@ def test_a_damaged_frame_is_no_frame():
             assert isinstance(error, ProtocolError), at
 
 
-@pytest.mark.parametrize("length", [MAX_FRAME + 1, 2**32 - 1])
-def test_a_frame_too_long_is_refused_by_its_announcement(length):
+@pytest.mark.parametrize(
+    ("code", "length"),
+    [
+        (0, MAX_FRAME + 1),
+        (0, 2**32 - 1),
+        (2, (2 << 20) + 1),
+        (129, (1 << 20) + 1),
+        *((code, 65_537) for code in (1, 3, 64, 131, 255)),
+    ],
+)
+def test_a_frame_too_long_is_refused_by_its_announcement(code, length):
     with bare() as (ours, sock):
-        sock.sendall(struct.pack(">IBI", length, 0, 0))
+        sock.sendall(struct.pack(">IBI", length, code, 0))
 
         with pytest.raises(ProtocolError, match="announced"):
             ours.receive(PATIENCE)

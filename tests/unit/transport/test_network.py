@@ -8,6 +8,7 @@ import queue
 import socket
 import struct
 import threading
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -560,6 +561,27 @@ def test_a_request_that_trickles_in_gives_way_to_a_newcomer(make, monkeypatch):
 
         assert is_closed_by_peer(one)
         assert is_closed_by_peer(other)
+
+
+def test_requests_that_come_in_take_no_more_memory_than_they_may(make, monkeypatch):
+    """A dozen connections with a frame each that never ends took gigabytes."""
+    b = make("b")
+    b._server.max_inbound_bytes = 3 << 20
+    b.deliver_to(answer_with(RESPONSE))
+    with ExitStack() as stack:
+        greedy = [stack.enter_context(dial(b)) for _ in range(4)]
+        for sock in greedy:
+            greet(sock)
+            sock.sendall(struct.pack(">IBI", 32 << 20, 0, 0))
+            with suppress(OSError):
+                sock.sendall(bytes((1 << 20) + 1))
+
+        def are_few():
+            inbound = list(b._server._inbound)
+            return len(inbound) < 4 and sum(each.memory() for each in inbound) <= 3 << 20
+
+        wait_for(are_few, 10.0, "the slowest to be closed")
+        assert make("a").append_entries("b", b.local_addr(), REQUEST) == RESPONSE
 
 
 def test_who_holds_more_places_than_it_needs_gives_one_up(make, monkeypatch):
