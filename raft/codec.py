@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib.metadata
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import cbor2
 
@@ -34,7 +34,7 @@ from raft.messages import (
     TimeoutNowRequest,
     TimeoutNowResponse,
 )
-from raft.types import Configuration, Log, LogType, Server, ServerSuffrage
+from raft.types import Configuration, Log, LogType, Server, ServerSuffrage, check_name, plain
 
 MAX_UINT64 = 2**64 - 1
 
@@ -80,6 +80,30 @@ def _text(value: object, what: str) -> str:
     if type(value) is not str:
         raise ProtocolError(f"{what} is not a text string")
     return value
+
+
+def _name(value: object, what: str) -> str:
+    """Read an id or an address, which may be empty where none is known."""
+    if type(value) is str and value in _good_names:
+        return value
+    if value != "":
+        try:
+            check_name(what, value)
+        except ValueError as exc:
+            raise ProtocolError(str(exc)) from None
+        if len(_good_names) >= _MOST_GOOD_NAMES:
+            _good_names.clear()
+        _good_names.add(cast(str, value))
+    return cast(str, value)
+
+
+_MOST_GOOD_NAMES = 256
+_good_names: set[str] = set()  # names that passed lately: each message has three, mostly the same
+
+
+def _said(value: object, what: str) -> str:
+    """Read what people are to read, in a form that a log can bear."""
+    return plain(_text(value, what))
 
 
 def _bool(value: object, what: str) -> bool:
@@ -216,7 +240,7 @@ def decode_peers(data: bytes) -> Configuration:
     if end != len(data) or not isinstance(value, list | None):
         raise ProtocolError("list of peers is not one array")
     try:
-        addresses = [address.decode() for address in value or []]
+        addresses = [_name(address.decode(), "a peer's address") for address in value or []]
     except (UnicodeDecodeError, AttributeError) as exc:
         raise ProtocolError("a peer's address is no UTF-8 text") from exc
     return Configuration([Server(address, address) for address in addresses])
@@ -260,8 +284,8 @@ def _unpack_server(value: object) -> Server:
     if type(suffrage) is not int or not 0 <= suffrage <= 2:
         raise ProtocolError(f"unknown suffrage {suffrage!r} in a configuration")
     try:
-        server_id = (value.get(b"ID") or b"").decode()
-        address = (value.get(b"Address") or b"").decode()
+        server_id = _name((value.get(b"ID") or b"").decode(), "a server's id")
+        address = _name((value.get(b"Address") or b"").decode(), "a server's address")
     except (UnicodeDecodeError, AttributeError) as exc:
         raise ProtocolError("a configuration's id or address is no UTF-8 text") from exc
     return Server(server_id, address, ServerSuffrage(suffrage))
@@ -389,10 +413,10 @@ def _pack_header(header: RPCHeader) -> list[Any]:
 def _unpack_header(value: object) -> RPCHeader:
     fields = _fields(value, 3, "header")
     return RPCHeader(
-        _text(fields[0], "sender's id"),
-        _text(fields[1], "sender's address"),
+        _name(fields[0], "sender's id"),
+        _name(fields[1], "sender's address"),
         _uint(fields[2], "protocol version"),
-        _text(fields[3], "sender's incarnation") if len(fields) > 3 else "",
+        _name(fields[3], "sender's incarnation") if len(fields) > 3 else "",
     )
 
 
@@ -405,8 +429,8 @@ def unpack_notes(value: object, what: str) -> tuple[Note, ...]:
         server_id, incarnation, since = _fields(item, 3, "note")
         notes.append(
             Note(
-                _text(server_id, "note's id"),
-                _text(incarnation, "note's incarnation"),
+                _name(server_id, "note's id"),
+                _name(incarnation, "note's incarnation"),
                 _uint(since, "note's index"),
             )
         )
@@ -442,7 +466,7 @@ _APPEND_ENTRIES_ANSWER: _Layout = (
 )
 _VOTE: _Layout = (("term", _uint), ("last_log_index", _uint), ("last_log_term", _uint))
 _VOTE_ANSWER: _Layout = (("term", _uint), ("granted", _bool))
-_REASON: tuple[str, _Reader] = ("reason", _text)
+_REASON: tuple[str, _Reader] = ("reason", _said)
 _INSTALL_SNAPSHOT: _Layout = (
     ("term", _uint),
     ("last_log_index", _uint),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from raft.errors import InvalidConfigError
 from raft.metrics import MetricsSink
 from raft.observer import LatestValue
-from raft.types import PROTOCOL_VERSION, ServerID
+from raft.types import MOST_NAME_BYTES, PROTOCOL_VERSION, ServerID
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -180,6 +180,10 @@ def _faults(c: Config) -> list[tuple[bool, str]]:
             f"protocol_version {c.protocol_version} is not supported, only {PROTOCOL_VERSION}",
         ),
         (not c.local_id, "local_id cannot be empty: give every server an id of its own"),
+        (
+            not c.local_id.isprintable() or len(c.local_id.encode()) > MOST_NAME_BYTES,
+            f"local_id must be printable and of {MOST_NAME_BYTES} bytes at most",
+        ),
         *_too_short(c),
         (c.max_append_entries <= 0, "max_append_entries must be at least 1"),
         (

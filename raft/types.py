@@ -241,7 +241,34 @@ NO_ENTRY = EntryID()
 """The position before the first entry."""
 
 
-_MOST_CLUSTER_ID = 1024  # bytes; a greeting has room for 8 KiB, names of servers included
+MOST_NAME_BYTES = 1024
+"""The longest id or address: a greeting has room for 8 KiB, with several of them."""
+
+_LONGEST_TEXT = 1000  # characters of what a stranger says
+
+
+def check_name(what: str, name: object) -> None:
+    """Raise `ValueError` unless this can be an id or an address: printable, of 1,024 bytes at most.
+
+    Whatever else it had, a newline or an escape, would forge lines of logs and of terminals.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"{what} must be a string, not {type(name).__name__}")
+    if not name:
+        raise ValueError(f"{what} is empty: give it one")
+    if not name.isprintable():
+        raise ValueError(f"{what} has characters that cannot be printed: {plain(ascii(name))}")
+    if len(name.encode()) > MOST_NAME_BYTES:
+        raise ValueError(f"{what} is too long: at most {MOST_NAME_BYTES} bytes")
+
+
+def plain(text: str) -> str:
+    """Return what a stranger says as one line that can be logged: short, and printable."""
+    if len(text) > _LONGEST_TEXT:
+        text = f"{text[:_LONGEST_TEXT]}..."
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def check_address(address: ServerAddress) -> None:
@@ -277,14 +304,12 @@ def check_configuration(configuration: Configuration) -> None:
     for server in configuration.servers:
         if type(server) is not Server or type(server.suffrage) is not ServerSuffrage:
             raise ValueError(f"no Server, or its suffrage is no ServerSuffrage: {server!r}")
-        for text in (server.id, server.address):
-            if not isinstance(text, str):
-                raise ValueError(f"an ID or address is no text: {text!r}")
-            text.encode()  # half of a surrogate pair cannot be written down: a ValueError
         if not server.id:
             raise ValueError(f"empty ID in configuration: {configuration}")
         if not server.address:
             raise ValueError(f"empty address in configuration: {configuration}")
+        check_name("a server's ID in the configuration", server.id)
+        check_name(f"the address of {server.id} in the configuration", server.address)
         if server.id in ids:
             raise ValueError(f"found duplicate ID in configuration: {server.id}")
         if server.address in addresses:
@@ -318,5 +343,5 @@ def check_cluster_id(cluster_id: str | None) -> None:
     if cluster_id is None:
         return
     check_type("cluster_id", cluster_id, str)
-    if len(cluster_id.encode()) > _MOST_CLUSTER_ID:
-        raise ValueError(f"cluster_id is too long: at most {_MOST_CLUSTER_ID} bytes")
+    if cluster_id:
+        check_name("cluster_id", cluster_id)

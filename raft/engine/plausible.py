@@ -16,8 +16,8 @@ from raft.messages import (
 )
 from raft.types import NO_INDEX, NO_TERM
 
-FURTHEST_AHEAD = 2**32
-"""Terms that a server may have missed: 136 years of elections, one a second."""
+FURTHEST_AHEAD = 2**24
+"""Terms that a server may have missed: half a year of elections, one a second without a pause."""
 LARGEST_INDEX = 2**62
 """The largest index that is believed: at a million entries a second, 146,000 years."""
 

@@ -42,7 +42,7 @@ from raft.transport.delivery import (
 )
 from raft.transport.pacing import UNPACED, Pace
 from raft.transport.stream import Stream
-from raft.types import ServerID
+from raft.types import ServerID, check_name
 
 LOWEST_VERSION = 1
 HIGHEST_VERSION = 1
@@ -111,6 +111,12 @@ def decode_greeting(payload: bytes) -> Greeting:
         or not all(isinstance(f, k) for f, k in zip(fields, kinds, strict=False))
     ):
         raise ProtocolError("the peer's greeting is malformed")
+    for name in (fields[2], fields[3], fields[4]):
+        if name:
+            try:
+                check_name("a name in the peer's greeting", name)
+            except ValueError as exc:
+                raise ProtocolError(str(exc)) from None
     return Greeting(*fields[: len(kinds)])
 
 

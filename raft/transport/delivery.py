@@ -21,7 +21,7 @@ from raft.logs import get_logger
 from raft.messages import RPC, AppendEntriesRequest
 from raft.metrics import Metrics
 from raft.runtime import Queue, QueueFull, Runtime
-from raft.types import ServerAddress, ServerID
+from raft.types import ServerAddress, ServerID, plain
 
 logger = get_logger(__name__)
 
@@ -29,7 +29,6 @@ CONSUMER_QUEUE_SIZE = 16
 """Requests that wait in a consumer queue before the sender has to, as in the original."""
 
 
-_LONGEST_TEXT = 1000  # characters of a peer's error
 _NAMED = 5  # ids of a certificate that an error lists
 
 
@@ -98,7 +97,7 @@ def check_server(wanted: ServerID, actual: ServerID, address: ServerAddress) -> 
 def check_proof(proven: frozenset[ServerID] | None, claimed: ServerID, peer: str) -> None:
     """Raise `WrongServerError` unless the peer has proved its id; None asks for no proof."""
     if proven is not None and claimed not in proven:
-        named = ", ".join(sorted(proven)[:_NAMED]) or "none"
+        named = plain(", ".join(sorted(proven)[:_NAMED])) or "none"
         raise WrongServerError(
             f"the certificate of {peer} does not name server {claimed or 'without an id'}:"
             f" it names {named}"
@@ -133,11 +132,9 @@ def remote_error(kind: str, text: str) -> RaftError:
 
     Few types survive the way: whatever else went wrong over there must not be taken for a fault of
     this side (a peer's `RaftShutdownError`, for one), so it becomes a `RemoteError`. Nor does more
-    of the text than a line of a log can bear.
+    of the text than a line of a log can bear, nor what cannot be printed.
     """
-    if len(text) > _LONGEST_TEXT:
-        text = f"{text[:_LONGEST_TEXT]}..."
-    return _KINDS.get(kind, RemoteError)(text)
+    return _KINDS.get(kind, RemoteError)(plain(text))
 
 
 def describe(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 What is bound is the server's id, not a host name: the dialing side wants the id it dials among
 those in the certificate shown, the dialed side the id that the greeting claims (`connection.py`
 asks for both). An id stands in the certificate's subject alternative names, as a URI
-`raft:server:<id>` with the id percent-encoded, or as a DNS name equal to it (docs/transports.md).
+`raft:server:<id>` with the id percent-encoded (docs/transports.md).
 
 TLS runs on buffers in memory beside the plain socket (`ssl.MemoryBIO`). So the socket keeps its
 descriptor, its timeouts and its ways to be closed, and OpenSSL, which must not be entered by two
@@ -66,17 +66,15 @@ def server_uri(server_id: ServerID) -> str:
 def certificate_ids(certificate: Mapping[str, Any]) -> frozenset[ServerID]:
     """Return the ids that a certificate names, given as `ssl.SSLObject.getpeercert` does.
 
-    Compared as they are, upper and lower case too; a DNS name with a wildcard names nobody.
+    Only URIs as `server_uri` writes them count, letter by letter: a host name says what a
+    certificate is for in a browser, and every web server of the company has one.
     """
     ids = set()
     for kind, name in certificate.get("subjectAltName", ()):
-        if kind == "DNS" and "*" not in name:
-            ids.add(name)
-        elif kind == "URI" and name.startswith(_URI_PREFIX):
-            try:
-                ids.add(unquote(name[len(_URI_PREFIX) :], errors="strict"))
-            except UnicodeDecodeError:
-                pass  # names no id that a server can have
+        if kind == "URI" and name.startswith(_URI_PREFIX):
+            server_id = unquote(name[len(_URI_PREFIX) :])
+            if server_id and server_uri(server_id) == name:  # written in one way only
+                ids.add(server_id)
     return frozenset(ids)
 
 

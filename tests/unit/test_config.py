@@ -175,3 +175,9 @@ def test_timeouts_above_a_minute_are_doubted():
     (said,) = doubts(Config(local_id="n1", election_timeout=5000))
 
     assert "election_timeout is 5000 seconds" in said
+
+
+@pytest.mark.parametrize("local_id", ["a\nb", "n" * 1025])
+def test_an_id_that_would_forge_a_log_is_refused(local_id):
+    with pytest.raises(InvalidConfigError, match="local_id must be printable"):
+        validate_config(Config(local_id=local_id))

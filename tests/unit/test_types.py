@@ -14,6 +14,8 @@ from raft.types import (
     Server,
     ServerSuffrage,
     check_configuration,
+    check_name,
+    plain,
 )
 
 VOTER, NONVOTER, STAGING = ServerSuffrage.VOTER, ServerSuffrage.NONVOTER, ServerSuffrage.STAGING
@@ -139,3 +141,46 @@ def test_numbers_on_disk_and_wire_are_the_originals():
 
 def test_a_role_is_shown_in_the_originals_words():
     assert [str(role) for role in RaftState] == ["Follower", "Candidate", "Leader", "Shutdown"]
+
+
+# ---- ids, addresses, and what strangers say ----
+
+CANNOT_BE_NAMES = [
+    "",
+    "a\nb",
+    "a\x1b[2J",
+    "a\u202eb",
+    "\ud800",
+    "n" * 1025,
+    "ü" * 513,
+    None,
+    7,
+    b"n1",
+]
+
+
+@pytest.mark.parametrize("name", CANNOT_BE_NAMES)
+def test_a_name_that_would_forge_a_log_is_refused(name):
+    with pytest.raises(ValueError, match="the name") as caught:
+        check_name("the name", name)
+
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1200
+
+
+@pytest.mark.parametrize("name", ["n1", "ü-server", "10.0.0.1:7000/a b", "n" * 1024])
+def test_a_name_may_be_what_can_be_printed(name):
+    check_name("the name", name)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("all is well", "all is well"),
+        ("a\nnode=n1 term=9 forged", "a\\nnode=n1 term=9 forged"),
+        ("\x1b[2Jü", "\\x1b[2Jü"),
+        ("x" * 2000, "x" * 1000 + "..."),
+    ],
+)
+def test_what_a_stranger_says_becomes_one_line(said, shown):
+    assert plain(said) == shown

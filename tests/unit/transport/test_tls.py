@@ -122,10 +122,16 @@ def test_any_id_can_be_written_as_a_uri(server_id, uri):
     assert certificate_ids({"subjectAltName": (("URI", uri),)}) == {server_id}
 
 
-def test_dns_names_are_ids_as_they_are_and_wildcards_are_none():
-    names = (("DNS", "Node1"), ("DNS", "*.example"), ("DNS", "node2.example"))
+def test_a_host_name_is_no_id():
+    """The certificate of any web server of the same authority would be one of a member."""
+    names = (("DNS", "n2"), ("DNS", "www.corp.example"), ("URI", server_uri("n1")))
 
-    assert certificate_ids({"subjectAltName": names}) == {"Node1", "node2.example"}
+    assert certificate_ids({"subjectAltName": names}) == {"n1"}
+
+
+@pytest.mark.parametrize("uri", ["n%32", "", "%6E2", "n2%20%", "a%2fb", "%00x%"])
+def test_an_id_is_written_in_one_way_only(uri):
+    assert certificate_ids({"subjectAltName": (("URI", f"raft:server:{uri}"),)}) == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -144,8 +150,8 @@ def test_nothing_else_in_a_certificate_is_an_id(certificate):
 @pytest.mark.parametrize(
     ("server_id", "names"),
     [
-        ("b", [DNS("b")]),
-        ("node-2.example", [DNS("node-1.example"), DNS("node-2.example")]),
+        ("b", [URI(server_uri("b")), DNS("www.corp.example")]),
+        ("node-2.example", [URI(server_uri("node-1")), URI(server_uri("node-2.example"))]),
         ("10.0.0.1:7000/ü", [URI(server_uri("10.0.0.1:7000/ü"))]),
     ],
 )
