@@ -301,6 +301,17 @@ class WithLostSnapshots(Protocol):
         """
 
 
+@runtime_checkable
+class WithRoom(Protocol):
+    """A snapshot store that knows how much it could take."""
+
+    def check_room(self, size: int) -> None:
+        """Raise `SnapshotError` if a snapshot of so many bytes would leave too little to others.
+
+        Asked before one of a peer's or a user's is taken in, with the size that was announced.
+        """
+
+
 # ---- transports ----
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from raft.engine.core import Core
 from raft.engine.inbox import SnapshotReceived
 from raft.errors import LogNotFoundError, SnapshotError, StorageFailedError
-from raft.interfaces import SnapshotSink, SnapshotStore
+from raft.interfaces import SnapshotSink, SnapshotStore, WithRoom
 from raft.messages import RPC, InstallSnapshotRequest, InstallSnapshotResponse, SnapshotReader
 from raft.types import (
     NO_TERM,
@@ -212,8 +212,11 @@ def store_snapshot(
 ) -> SnapshotMeta:
     """Make a snapshot of exactly `meta.size` bytes durable; return what describes it, with its id.
 
-    Raises `SnapshotError` when there are fewer or more; then nothing is kept.
+    Raises `SnapshotError` when there are fewer or more, or no room for so many; then nothing is
+    kept.
     """
+    if isinstance(snapshots, WithRoom):
+        snapshots.check_room(meta.size)
     sink = snapshots.create(
         SNAPSHOT_VERSION,
         meta.index,

@@ -48,6 +48,9 @@ _SPOILT = frozenset(
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _MOST_META = 64 << 20  # bytes; a configuration of thousands of servers has some hundred thousand
 
+_KEPT_FREE = 32 << 20  # bytes; twice the low-water mark of the log
+_FILES_KEPT_FREE = 16
+
 _BLOCK = 1 << 18  # bytes written and checked at a time
 _SYNC_EVERY = 8 << 20  # bytes; one large fsync at the end would hold up the log's for as long
 
@@ -58,16 +61,25 @@ class FileSnapshotStore:
     Leftovers of snapshots that were never finished are removed when the store is opened. A writer
     locks its `state.bin`, so the unfinished snapshot of a living one is never taken for a leftover.
     Failures are `SnapshotError`s, and leave the snapshots that are there as they are.
+
+    A snapshot never takes the last `keep_free` bytes of its file system, nor its last files: the
+    log is more important, and often lies on the same one.
     """
 
     def __init__(
-        self, base: str | os.PathLike[str], retain: int = 2, *, runtime: Runtime = THREADS
+        self,
+        base: str | os.PathLike[str],
+        retain: int = 2,
+        *,
+        keep_free: int = _KEPT_FREE,
+        runtime: Runtime = THREADS,
     ) -> None:
         if retain < 1:
             raise ValueError("must retain at least one snapshot")
         # Absolute: a program that changes its directory later must find what it left here.
         self._directory = Path(os.path.realpath(base)) / "snapshots"
         self._retain = retain
+        self._keep_free = keep_free
         self._runtime = runtime
         self._lock = runtime.lock()  # held while directories are renamed and removed
         self._damaged: set[str] = set()  # ids of snapshots whose content was found damaged
@@ -110,6 +122,19 @@ class FileSnapshotStore:
             except BaseException:
                 shutil.rmtree(path, ignore_errors=True)
                 raise
+
+    def check_room(self, size: int) -> None:
+        """Raise `SnapshotError` if so many bytes, beside those to keep free, are not there."""
+        with _explained("cannot see how full the disk is"):
+            found = os.statvfs(self._directory)
+        free, files = found.f_bavail * found.f_frsize, found.f_favail
+        if free < size + self._keep_free:
+            raise SnapshotError(
+                f"no room for {size} bytes of a snapshot in {self._directory}: {free} bytes are"
+                f" free, of which {self._keep_free} are kept so. Make room"
+            )
+        if found.f_files and files < _FILES_KEPT_FREE:
+            raise SnapshotError(f"no room in {self._directory}: only {files} more files fit")
 
     def _make_unfinished(self, prefix: str) -> Path:
         """Make the directory of a new snapshot, newer than all of this prefix.
@@ -359,6 +384,7 @@ class FileSnapshotSink:
         rest.release()
         self._buffer = bytearray()
         if self._size - self._synced >= _SYNC_EVERY:
+            self._store.check_room(0)
             os.fsync(self._state.fileno())
             self._synced = self._size
 

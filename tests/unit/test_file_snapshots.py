@@ -1,4 +1,5 @@
 import errno
+import io
 import json
 import logging
 import os
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from raft.engine.install_snapshot import store_snapshot
 from raft.errors import SnapshotCorruptError, SnapshotError
 from raft.files import read_file
 from raft.interfaces import SnapshotSink, SnapshotStore
@@ -15,7 +17,7 @@ from raft.runtime import ThreadRuntime
 from raft.snapshots import FileSnapshotStore
 from raft.snapshots.metadata import seal_metadata
 from raft.testing.contracts import CONFIGURATION, begin_snapshot, read_all, take_snapshot
-from raft.types import Configuration, EntryID, Server, ServerSuffrage
+from raft.types import Configuration, EntryID, Server, ServerSuffrage, SnapshotMeta
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "file-snapshots"
 
@@ -526,3 +528,54 @@ def test_a_damaged_snapshot_takes_no_good_ones_place(tmp_path):
     assert [meta.id for meta in store.list()] == [newest, damaged, good]
     next_one = take_snapshot(store, 40, 3, [b"next"])
     assert [meta.id for meta in store.list()] == [next_one, newest]
+
+
+# ---- room ----
+
+
+def disk_with(monkeypatch, free, files=1000):
+    """Let the file system of all snapshots have so many bytes and files left."""
+    found = os.statvfs("/")
+    values = list(found)
+    values[1], values[4], values[7], values[5] = 1, free, files, 10_000
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(values))
+
+
+@pytest.mark.parametrize(
+    ("free", "size", "fits"), [(1500, 500, True), (1499, 500, False), (1 << 40, 2**62, False)]
+)
+def test_a_snapshot_for_which_there_is_no_room_is_refused_at_once(
+    tmp_path, monkeypatch, free, size, fits
+):
+    store = FileSnapshotStore(tmp_path, keep_free=1000)
+    disk_with(monkeypatch, free)
+    reader = io.BytesIO(b"x" * size) if size < 1000 else io.BytesIO()
+    meta = SnapshotMeta("", 5, 2, Configuration(), 0, size)
+
+    if fits:
+        assert store_snapshot(store, meta, reader).index == 5
+    else:
+        with pytest.raises(SnapshotError, match=f"no room for {size} bytes"):
+            store_snapshot(store, meta, reader)
+        assert list((tmp_path / "snapshots").iterdir()) == []
+
+
+def test_a_disk_without_room_for_files_takes_no_snapshot(tmp_path, monkeypatch):
+    store = FileSnapshotStore(tmp_path)
+    disk_with(monkeypatch, 1 << 40, files=3)
+
+    with pytest.raises(SnapshotError, match="only 3 more files fit"):
+        store.check_room(1)
+
+
+def test_a_snapshot_that_grows_gives_way_before_the_disk_is_full(tmp_path, monkeypatch):
+    store = FileSnapshotStore(tmp_path, keep_free=1000)
+    sink = store.create(1, 5, 2, Configuration(), 0)
+    sink.write(bytes(9 << 20))
+    disk_with(monkeypatch, 999)
+
+    with pytest.raises(SnapshotError, match="no room"):
+        sink.write(bytes(9 << 20))
+    sink.cancel()
+
+    assert list((tmp_path / "snapshots").iterdir()) == []
