@@ -33,6 +33,7 @@ from raft.messages import Request, Response
 from raft.runtime import Deadline, Runtime
 from raft.transport.delivery import (
     Identity,
+    check_caller,
     check_cluster,
     check_proof,
     check_server,
@@ -203,7 +204,7 @@ class Connection:
             check_proof(proven, self.peer.server_id, self.stream.peer)
             self.version = common_version(versions, self.peer)
             check_server(self.peer.wanted_id, identity.server_id, "the address dialed")
-            check_cluster(
+            check_caller(
                 self.said_cluster_id, self.peer.cluster_id, f"server {self.peer.server_id}"
             )
         except RaftError as exc:

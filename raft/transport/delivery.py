@@ -110,6 +110,16 @@ def check_cluster(ours: str | None, theirs: str | None, peer: str) -> None:
         raise ClusterMismatchError(f"{peer} belongs to cluster {theirs}, this server to {ours}")
 
 
+def check_caller(ours: str | None, theirs: str | None, peer: str) -> None:
+    """Raise `ClusterMismatchError` unless who asks names this server's cluster.
+
+    A blank server takes anybody: it is about to be added, and whoever adds it has a cluster.
+    """
+    check_cluster(ours, theirs, peer)
+    if ours and not theirs:
+        raise ClusterMismatchError(f"{peer} names no cluster, and this server belongs to {ours}")
+
+
 # ---- errors as answers ----
 
 _KINDS: dict[str, type[RaftError]] = {

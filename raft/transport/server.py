@@ -27,7 +27,7 @@ from raft.messages import RPC, RPC_TYPES, InstallSnapshotRequest, Request, Respo
 from raft.metrics import Laps, rpc_labels
 from raft.runtime import Deadline, Runtime, Task, ThreadGroup, backoff
 from raft.transport.connection import WORKING_FRAME, Connection
-from raft.transport.delivery import Delivery, Identity, check_cluster, check_proof
+from raft.transport.delivery import Delivery, Identity, check_caller, check_proof
 from raft.transport.snapshot_stream import WORKING_INTERVAL, SnapshotStream
 from raft.transport.stream import Stream, StreamLayer
 
@@ -206,7 +206,7 @@ class _Inbound:
             laps.lap("raft.net.rpcDecode")
         try:
             # Again, because this server may have learnt its cluster's id since the handshake.
-            check_cluster(server.identity.cluster_id(), connection.peer.cluster_id, "the sender")
+            check_caller(server.identity.cluster_id(), connection.peer.cluster_id, "the sender")
         except ClusterMismatchError as exc:
             connection.send_error(exc, server.timeout)
             raise

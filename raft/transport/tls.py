@@ -16,9 +16,9 @@ import os
 import select
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 from urllib.parse import quote, unquote
 
 from raft.errors import (
@@ -26,6 +26,7 @@ from raft.errors import (
     InvalidConfigError,
     ProtocolError,
     RPCTimeoutError,
+    WrongServerError,
 )
 from raft.interfaces import ServerAddressProvider
 from raft.logs import get_logger
@@ -39,7 +40,7 @@ from raft.transport.network import (
 )
 from raft.transport.stream import SocketStream
 from raft.transport.tcp import TCPStreamLayer
-from raft.types import ServerAddress, ServerID
+from raft.types import ServerAddress, ServerID, plain
 
 logger = get_logger(__name__)
 
@@ -53,6 +54,8 @@ _FAREWELL = 1.0  # seconds for a peer to read why it was refused
 _NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "UNKNOWN_PROTOCOL")
 
 _Path = str | os.PathLike[str]
+
+Authorize: TypeAlias = Collection[ServerID] | Callable[[ServerID], bool]
 
 
 # ---- ids in certificates ----
@@ -219,10 +222,12 @@ class TLSStream(SocketStream):
         runtime: Runtime,
         on_released: Callable[[SocketStream], None],
         context: ssl.SSLContext,
+        authorize: Callable[[ServerID], bool] = lambda _: True,
         *,
         inbound: bool,
     ) -> None:
         super().__init__(sock, peer, runtime, on_released)
+        self._authorize = authorize
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=inbound)
@@ -249,13 +254,21 @@ class TLSStream(SocketStream):
                 reason = _reason(exc) if isinstance(exc, ssl.SSLError) else str(exc)
                 raise ProtocolError(f"no TLS with {self.peer}: {reason}") from exc
             self._may_hold = True
-            return certificate_ids(certificate)
+            return self._authorized(certificate_ids(certificate))
         except RPCTimeoutError:
             raise  # is an OSError, too
         except OSError as exc:
             raise self._lost(exc) from exc
         finally:
             self._leave()
+
+    def _authorized(self, ids: frozenset[ServerID]) -> frozenset[ServerID]:
+        """Return which of the ids proved may come in; `WrongServerError` if none of them may."""
+        allowed = frozenset(filter(self._authorize, ids))
+        if ids and not allowed:
+            named = plain(", ".join(sorted(ids)))
+            raise WrongServerError(f"the certificate of {self.peer} is not authorized: {named}")
+        return allowed
 
     def wait_readable(self, timeout: float | None) -> bool:
         """Wait for bytes, or for the end; see `Stream`.
@@ -373,8 +386,10 @@ class TLSStreamLayer(TCPStreamLayer):
         runtime: Runtime,
         contexts: MutualTLS,
         bind_timeout: float = 0.0,
+        authorize: Authorize | None = None,
     ) -> None:
         self._contexts = _checked(contexts)
+        self._authorize = authorize
         self.end: float | None = None  # of the certificate's time, since 1970
         self._warned_at = 0.0
         super().__init__(bind, advertise, runtime, bind_timeout)
@@ -414,12 +429,35 @@ class TLSStreamLayer(TCPStreamLayer):
     def _make_stream(self, sock: socket.socket, peer: str, *, inbound: bool) -> SocketStream:
         contexts = self._contexts
         context = contexts.server if inbound else contexts.client
-        return TLSStream(sock, peer, self._runtime, self._released, context, inbound=inbound)
+        return TLSStream(
+            sock, peer, self._runtime, self._released, context, self._is_authorized, inbound=inbound
+        )
+
+    def _is_authorized(self, server_id: ServerID) -> bool:
+        authorize = self._authorize
+        if authorize is None:
+            return True
+        if not callable(authorize):
+            return server_id in authorize
+        try:
+            return bool(authorize(server_id))
+        except Exception:  # the user's code: nobody comes in by its fault
+            logger.exception("authorize failed, refusing server=%s", server_id)
+            return False
 
 
 def _end(certificate: Mapping[str, Any]) -> float | None:
     until = certificate.get("notAfter")
     return None if until is None else float(ssl.cert_time_to_seconds(until))
+
+
+def _check_authorize(authorize: Authorize | None) -> None:
+    is_set = isinstance(authorize, Collection) and not isinstance(authorize, str | bytes)
+    if authorize is not None and not is_set and not callable(authorize):
+        raise InvalidConfigError(
+            "authorize must be a set of server ids, or a function that takes one and returns"
+            f" whether it may come in, not {authorize!r}"
+        )
 
 
 def _checked(contexts: MutualTLS) -> MutualTLS:
@@ -437,6 +475,10 @@ class TLSTransport(NetworkTransport):
     `contexts` is a `MutualTLS`; the other arguments and errors are those of `TCPTransport`. Both
     sides show a certificate, and each must name the id of the server that shows it. Who does not
     is refused before any request of it is read.
+
+    `authorize` says which of the ids that the authority has certified may be talked to, in either
+    direction: a set of ids, or a function of one id. It is asked after each handshake, on a thread
+    of the transport, and must not block; one that raises refuses. Without it all may.
     """
 
     def __init__(
@@ -452,8 +494,10 @@ class TLSTransport(NetworkTransport):
         max_inbound: int = DEFAULT_MAX_INBOUND,
         handshake_timeout: float = DEFAULT_HANDSHAKE_TIMEOUT,
         bind_timeout: float = 0.0,
+        authorize: Authorize | None = None,
     ) -> None:
-        self._tls = TLSStreamLayer(bind, advertise, runtime, ssl_context, bind_timeout)
+        _check_authorize(authorize)
+        self._tls = TLSStreamLayer(bind, advertise, runtime, ssl_context, bind_timeout, authorize)
         super().__init__(
             self._tls,
             timeout=timeout,

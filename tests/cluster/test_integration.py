@@ -254,6 +254,7 @@ def test_pre_votes_are_no_contact_on_the_heartbeat_fast_path(servers: Servers) -
     servers.bootstrap(trio)
     leader, followers = servers.leader(), servers.followers()
     asking = TCPTransport("127.0.0.1:0")
+    asking.identify(leader.id, leader.node.cluster_id)
     header = RPCHeader(leader.id, leader.address)
 
     def ask(follower: TCPServer) -> bool:

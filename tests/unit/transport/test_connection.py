@@ -100,11 +100,19 @@ def test_servers_of_two_clusters_do_not_talk():
     assert isinstance(refusal, ClusterMismatchError)
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [(None, "c"), ("c", None), (None, None), ("c", "c")])
-def test_a_cluster_that_is_not_known_matches_all(ours, theirs):
+@pytest.mark.parametrize(("ours", "theirs"), [("c", None), (None, None), ("c", "c")])
+def test_a_blank_server_takes_anybody(ours, theirs):
     error, refusal, *_ = handshake(identity("a", ours), identity("b", theirs))
 
     assert (error, refusal) == (None, None)
+
+
+def test_who_names_no_cluster_is_refused_by_one_that_has_it():
+    """A stranger that says nothing passed where one that names another cluster did not."""
+    error, refusal, *_ = handshake(identity("a", None), identity("b", "c"))
+
+    assert isinstance(error, ClusterMismatchError)
+    assert "names no cluster" in str(refusal)
 
 
 def test_a_peer_that_hangs_up_in_the_handshake_counts_as_unreachable():

@@ -161,6 +161,42 @@ def test_a_server_is_known_by_any_id_in_its_certificate(make, authority, inbox, 
     assert call(make("a"), b, server_id) == RESPONSE
 
 
+# ---- who of those may come in ----
+
+
+@pytest.mark.parametrize("authorize", [{"a", "b"}, ["a", "b"], lambda server_id: server_id in "ab"])
+def test_who_is_authorized_comes_in_and_nobody_else(make, inbox, authorize):
+    b = serving(make("b", authorize=authorize), inbox)
+
+    assert call(make("a"), b) == RESPONSE
+    with pytest.raises(TransportError):
+        call(make("c"), b)
+
+
+def test_who_is_not_authorized_is_not_talked_to(make, inbox):
+    b = serving(make("b"), inbox)
+
+    with pytest.raises(WrongServerError, match="is not authorized: b"):
+        call(make("a", authorize={"a", "c"}), b)
+
+
+def test_an_authorization_that_raises_lets_nobody_in(make, inbox, caplog):
+    def authorize(server_id):
+        raise RuntimeError("the directory is down")
+
+    b = serving(make("b", authorize=authorize), inbox)
+
+    with pytest.raises(TransportError):
+        call(make("a"), b)
+    assert "authorize failed, refusing server=a" in caplog.text
+
+
+@pytest.mark.parametrize("authorize", ["n1", b"n1", 7])
+def test_an_authorization_of_another_kind_is_refused_before_anything_is_bound(make, authorize):
+    with pytest.raises(InvalidConfigError, match="authorize must be a set"):
+        make("a", authorize=authorize)
+
+
 # ---- contexts ----
 
 
