@@ -6,6 +6,8 @@ import argparse
 import http.client
 import json
 import logging
+import os
+import secrets
 import signal
 import sys
 import threading
@@ -41,6 +43,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--raft", required=True, metavar="HOST:PORT", help="address for the peers")
     parser.add_argument("--http", required=True, metavar="HOST:PORT", help="address for clients")
     parser.add_argument("--data", required=True, type=Path, help="folder for log and snapshots")
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        help="holds what nodes say to join; the same for all, by default beside the folder of"
+        " --data, and made if it is not there",
+    )
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--bootstrap", action="store_true", help="begin a new cluster, once")
     start.add_argument("--join", metavar="HOST:PORT", help="HTTP address of any member")
@@ -59,13 +67,26 @@ def announce(node: Raft, machine: KVMachine, options: argparse.Namespace) -> Non
             if leader_id == options.id:
                 node.apply(encode_member(options.id, options.http), 1.0).result(5.0)
             else:
-                post_join(machine.members().get(leader_id) or options.join, body)
+                address = machine.members().get(leader_id) or options.join
+                post_join(address, body, read_token(options))
         except (RaftError, OSError, ValueError, http.client.HTTPException) as error:
             _log.info("not announced yet error=%s", error)
         pause.wait(RETRY_SECONDS)
 
 
-def post_join(address: str | None, body: dict[str, Any]) -> None:
+def read_token(options: argparse.Namespace) -> str:
+    """Return the token of the cluster; the first node of a machine draws one."""
+    path: Path = options.token_file or options.data.resolve().parent / "kv-token"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text().strip()
+    with os.fdopen(descriptor, "w") as file:
+        file.write(token := secrets.token_hex(16))
+    return token
+
+
+def post_join(address: str | None, body: dict[str, Any], token: str) -> None:
     """Ask a member to take this node in; follow it to the leader."""
     for _ in range(3):
         if not address:
@@ -73,7 +94,7 @@ def post_join(address: str | None, body: dict[str, Any]) -> None:
         request = urllib.request.Request(
             f"http://{address}/join",
             data=json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
+            headers={"Content-Type": "application/json", "Authorization": f"Bearer {token}"},
         )
         try:
             urllib.request.urlopen(request, timeout=35).close()
@@ -92,7 +113,8 @@ def main(arguments: list[str] | None = None) -> int:
         level=logging.INFO if options.verbose else logging.WARNING,
         format=f"%(asctime)s {options.id} %(message)s",
     )
-    options.data.mkdir(parents=True, exist_ok=True)
+    options.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    token = read_token(options)
     machine = KVMachine()
     with SQLiteStore(options.data / "raft.db") as store:
         snapshots = FileSnapshotStore(options.data, retain=2)
@@ -105,14 +127,14 @@ def main(arguments: list[str] | None = None) -> int:
             threading.Thread(
                 target=announce, args=(node, machine, options), name="announce", daemon=True
             ).start()
-            serve(node, machine, options.http)
+            serve(node, machine, options.http, token)
     return 0
 
 
-def serve(node: Raft, machine: KVMachine, address: str) -> None:
+def serve(node: Raft, machine: KVMachine, address: str, token: str) -> None:
     """Serve HTTP until a signal comes."""
     host, _, port = address.rpartition(":")
-    server = create_server(create_app(node, machine), host=host, port=int(port), threads=8)
+    server = create_server(create_app(node, machine, token), host=host, port=int(port), threads=8)
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise SystemExit(0)

@@ -1,11 +1,13 @@
 """The HTTP side: what a caller may conclude is in the status code.
 
 200 done, 400 and 413 bad input and nothing changed, 404 no such key, 421 ask the leader (named in
-the answer), 503 certainly not applied, try again, 504 the outcome is unknown: read before retrying.
+the answer), 401 and 415 a change of members without the token, or not as JSON, 503 certainly not
+applied, try again, 504 the outcome is unknown: read before retrying.
 """
 
 from __future__ import annotations
 
+import hmac
 import json
 import math
 from collections.abc import Callable
@@ -39,11 +41,19 @@ class BadInputError(Exception):
     """The request makes no sense; the message says what to send instead."""
 
 
-def create_app(node: Raft, machine: KVMachine) -> Flask:
-    """Return the application of one node."""
+class NotAllowedError(Exception):
+    """The caller may not change the members; `status` is that of the answer."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def create_app(node: Raft, machine: KVMachine, token: str) -> Flask:
+    """Return the application of one node; who knows the token may change the members."""
     app = Flask("kv")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
-    views = Views(node, machine)
+    views = Views(node, machine, token)
     app.add_url_rule("/kv/", view_func=views.no_key, methods=["GET", "PUT", "DELETE"])
     app.add_url_rule("/kv/<path:key>", "read", views.read, methods=["GET"])
     app.add_url_rule("/kv/<path:key>", "put", views.put, methods=["PUT"])
@@ -53,6 +63,7 @@ def create_app(node: Raft, machine: KVMachine) -> Flask:
     app.add_url_rule("/join", view_func=views.join, methods=["POST"])
     app.add_url_rule("/leave", view_func=views.leave, methods=["POST"])
     app.register_error_handler(BadInputError, lambda error: problem(400, str(error)))
+    app.register_error_handler(NotAllowedError, lambda error: problem(error.status, str(error)))
     app.register_error_handler(RequestEntityTooLarge, views.too_large)
     app.register_error_handler(HTTPException, views.http_error)
     app.register_error_handler(RaftError, views.raft_error)
@@ -69,9 +80,10 @@ def problem(status: int, message: str, **more: Any) -> Response:
 class Views:
     """The views of one node's application; called by several threads at once."""
 
-    def __init__(self, node: Raft, machine: KVMachine) -> None:
+    def __init__(self, node: Raft, machine: KVMachine, token: str) -> None:
         self._node = node
         self._machine = machine
+        self._token = token
 
     # ---- keys ----
 
@@ -139,8 +151,8 @@ class Views:
 
         Its vote counts once it has the log: one that cannot be reached must cost no majority.
         """
+        self._check_caller()
         node_id, raft_address, http = fields("id", "raft", "http")
-        wait(lambda: self._node.apply(encode_member(node_id, http), QUEUE_SECONDS), ANSWER_SECONDS)
         server = self._node.get_configuration().result().server(node_id)
         if server != Server(node_id, raft_address):
             wait(
@@ -149,16 +161,27 @@ class Views:
                 ),
                 CHANGE_SECONDS,
             )
+        # Not before: clients are sent to this address once the node leads.
+        wait(lambda: self._node.apply(encode_member(node_id, http), QUEUE_SECONDS), ANSWER_SECONDS)
         return jsonify(joined=node_id)
 
     def leave(self) -> Response:
         """Remove a node and forget its HTTP address."""
+        self._check_caller()
         (node_id,) = fields("id")
         if self._node.get_configuration().result().server(node_id) is None:
             return problem(404, f"no such server: {node_id}")
         wait(lambda: self._node.apply(encode_member(node_id, None), QUEUE_SECONDS), ANSWER_SECONDS)
         wait(lambda: self._node.remove_server(node_id, timeout=CHANGE_SECONDS), CHANGE_SECONDS)
         return jsonify(left=node_id)
+
+    def _check_caller(self) -> None:
+        """Refuse who does not know the token, and forms that a web page of others' may send."""
+        given = request.headers.get("Authorization", "").encode()
+        if not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
+            raise NotAllowedError(401, "send the header Authorization: Bearer <token of the file>")
+        if request.mimetype != "application/json":
+            raise NotAllowedError(415, "send the header Content-Type: application/json")
 
     # ---- errors ----
 

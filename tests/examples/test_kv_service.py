@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
 
 from examples.kv.machine import KVMachine, encode_member, encode_put
 from examples.kv.service import APPLIED_HEADER, MAX_BODY, MAX_KEY, create_app
@@ -17,6 +18,9 @@ from raft.snapshots import InmemSnapshotStore
 from raft.stores import InmemStore
 from raft.testing.cluster import fast_config
 from raft.transport import InmemTransport
+
+TOKEN = "a token"
+ALLOWED = {"Authorization": f"Bearer {TOKEN}"}
 
 
 class Service:
@@ -29,12 +33,16 @@ class Service:
         self.node = Raft(
             fast_config("n1"), self.machine, store, store, InmemSnapshotStore(), self.transport
         )
-        self.client: FlaskClient = create_app(self.node, self.machine).test_client()
+        self.client: FlaskClient = create_app(self.node, self.machine, TOKEN).test_client()
 
     def lead(self) -> None:
         self.node.bootstrap_cluster(Configuration([Server("n1", "n1:1")])).result(5)
         self.node.wait_for_leader(10)
         self.node.barrier().result(10)
+
+    def change(self, path: str, **values: str) -> TestResponse:
+        """Ask for a change of members, as one who may."""
+        return self.client.post(path, json=values, headers=ALLOWED)
 
     def values(self) -> dict[str, Any]:
         return self.machine.items()[0]
@@ -173,11 +181,8 @@ def test_an_unknown_outcome_is_answered_504_and_says_so(
 def test_a_node_that_joins_is_a_voter_and_its_http_address_is_replicated(
     service: Service,
 ) -> None:
-    """The one that joins here does not exist, so the change waits; its address is noted first."""
-    bad = service.client.post("/join", data=json.dumps({"id": "n1"}))
-    again = service.client.post(
-        "/join", data=json.dumps({"id": "n1", "raft": "n1:1", "http": "10.0.0.1:80"})
-    )
+    bad = service.change("/join", id="n1")
+    again = service.change("/join", id="n1", raft="n1:1", http="10.0.0.1:80")
 
     assert bad.status_code == 400
     assert again.status_code == 200
@@ -190,9 +195,7 @@ def test_a_node_that_joins_gets_its_vote_when_it_has_the_log(service: Service) -
     transport.connect("n1:1", service.transport)
     config, snapshots = fast_config("n2"), InmemSnapshotStore()
     with Raft(config, KVMachine(), store, store, snapshots, transport):
-        joining = service.client.post(
-            "/join", data=json.dumps({"id": "n2", "raft": "n2:1", "http": "10.0.0.2:80"})
-        )
+        joining = service.change("/join", id="n2", raft="n2:1", http="10.0.0.2:80")
         servers = service.client.get("/status").json["servers"]
 
         assert joining.status_code == 200
@@ -201,18 +204,29 @@ def test_a_node_that_joins_gets_its_vote_when_it_has_the_log(service: Service) -
 
 
 def test_a_node_that_cannot_be_reached_gets_no_vote_and_stops_nobody(service: Service) -> None:
-    stranger = json.dumps({"id": "n2", "raft": "nowhere:1", "http": "10.0.0.2:80"})
-
     for _ in range(2):  # asked again it is no member yet
-        joining = service.client.post("/join", data=stranger)
+        joining = service.change("/join", id="n2", raft="nowhere:1", http="10.0.0.2:80")
         assert (joining.status_code, "it got no vote" in joining.json["error"]) == (503, True)
 
+    assert service.machine.members() == {}  # nobody is sent to where nobody may be
     assert service.client.put("/kv/a", data="1").status_code == 200
-    assert service.client.post("/leave", data='{"id": "n2"}').status_code == 200
+    assert service.change("/leave", id="n2").status_code == 200
 
 
 def test_leaving_of_an_unknown_node_is_404(service: Service) -> None:
-    assert service.client.post("/leave", data='{"id": "n9"}').status_code == 404
+    assert service.change("/leave", id="n9").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/join", "/leave"])
+def test_members_change_for_who_knows_the_token_alone(service: Service, path: str) -> None:
+    body = {"id": "n2", "raft": "n2:1", "http": "10.0.0.2:80"}
+    wrong = [{}, {"Authorization": "Bearer a toke"}, {"Authorization": TOKEN}]
+
+    answers = [service.client.post(path, json=body, headers=h).status_code for h in wrong]
+    form = service.client.post(path, data=json.dumps(body), headers=ALLOWED).status_code
+
+    assert (answers, form) == ([401, 401, 401], 415)
+    assert len(service.node.get_configuration().result().servers) == 1
 
 
 def test_status_names_leader_and_servers(service: Service) -> None:
