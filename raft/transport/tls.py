@@ -12,14 +12,11 @@ threads at once, is held by a lock for no longer than it takes to code what is a
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import ssl
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
-from urllib.parse import quote, unquote
+from collections.abc import Callable, Collection
+from typing import TypeAlias, cast
 
 from raft.errors import (
     ConnectionLostError,
@@ -31,6 +28,7 @@ from raft.errors import (
 from raft.interfaces import ServerAddressProvider
 from raft.logs import get_logger
 from raft.runtime import THREADS, Deadline, Runtime
+from raft.transport.certificates import MutualTLS, certificate_ids, end_of, reason_of
 from raft.transport.network import (
     DEFAULT_HANDSHAKE_TIMEOUT,
     DEFAULT_MAX_INBOUND,
@@ -44,165 +42,13 @@ from raft.types import ServerAddress, ServerID, plain
 
 logger = get_logger(__name__)
 
-_URI_PREFIX = "raft:server:"
 _RECEIVED = 32 * 1024  # bytes taken off the socket at a time: two records of TLS
 _ENCODED = 64 * 1024  # bytes encoded at a time: four records, one system call
 _DAY = 86400.0  # seconds
 _SOON = 14 * _DAY  # seconds before its end from which a certificate is warned of
-_MOST_TURNS = 10  # of a handshake with oneself, which takes two
 _FAREWELL = 1.0  # seconds for a peer to read why it was refused
-_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "UNKNOWN_PROTOCOL")
-
-_Path = str | os.PathLike[str]
 
 Authorize: TypeAlias = Collection[ServerID] | Callable[[ServerID], bool]
-
-
-# ---- ids in certificates ----
-
-
-def server_uri(server_id: ServerID) -> str:
-    """Return the URI that names a server in a certificate; any id can be written so."""
-    return _URI_PREFIX + quote(server_id, safe="")
-
-
-def certificate_ids(certificate: Mapping[str, Any]) -> frozenset[ServerID]:
-    """Return the ids that a certificate names, given as `ssl.SSLObject.getpeercert` does.
-
-    Only URIs as `server_uri` writes them count, letter by letter: a host name says what a
-    certificate is for in a browser, and every web server of the company has one.
-    """
-    ids = set()
-    for kind, name in certificate.get("subjectAltName", ()):
-        if kind == "URI" and name.startswith(_URI_PREFIX):
-            server_id = unquote(name[len(_URI_PREFIX) :])
-            if server_id and server_uri(server_id) == name:  # written in one way only
-                ids.add(server_id)
-    return frozenset(ids)
-
-
-# ---- contexts ----
-
-
-@dataclass(frozen=True, slots=True)
-class MutualTLS:
-    """The two contexts of a server: one for those who dial it, one for those it dials.
-
-    `from_files` makes them as a rule. Contexts of your own must ask the peer for a certificate,
-    leave host names alone and speak TLS 1.2 or later; a breach is an `InvalidConfigError`.
-    """
-
-    server: ssl.SSLContext
-    client: ssl.SSLContext
-
-    def __post_init__(self) -> None:
-        for side, foreign in (
-            ("server", ssl.PROTOCOL_TLS_CLIENT),
-            ("client", ssl.PROTOCOL_TLS_SERVER),
-        ):
-            context = getattr(self, side)
-            if not isinstance(context, ssl.SSLContext) or context.protocol == foreign:
-                raise InvalidConfigError(f"{side} is no ssl.SSLContext for the {side}'s side")
-            if context.verify_mode is not ssl.CERT_REQUIRED:
-                raise InvalidConfigError(
-                    f"the {side} context does not ask for a certificate, so anybody could join:"
-                    " set verify_mode = ssl.CERT_REQUIRED"
-                )
-            if context.check_hostname:
-                raise InvalidConfigError(
-                    f"the {side} context checks host names, but certificates name server ids:"
-                    " set check_hostname = False"
-                )
-            if context.minimum_version < ssl.TLSVersion.TLSv1_2:
-                raise InvalidConfigError(
-                    f"the {side} context allows versions before TLS 1.2:"
-                    " set minimum_version = ssl.TLSVersion.TLSv1_3"
-                )
-
-    @classmethod
-    def from_files(
-        cls, certificate: _Path, key: _Path, authority: _Path, password: str | None = None
-    ) -> MutualTLS:
-        """Return contexts for TLS 1.3 from three PEM files.
-
-        Args:
-            certificate: this server's, then those between it and the authority.
-            key: its private key, encrypted with `password` if that is given.
-            authority: the certificates whose word on peers counts. They need to be the cluster's
-                own: whoever they name as a server is one.
-
-        Raises:
-            InvalidConfigError: a file cannot be read, or holds something else; or the certificate
-                has expired, is not valid yet, or is of another authority than the one given.
-        """
-        made = cls._load(certificate, key, authority, password)
-        try:
-            made.own_certificate()
-        except InvalidConfigError as exc:
-            where = f"certificate {certificate} with authority {authority}"
-            raise InvalidConfigError(f"{where}: {exc}") from exc
-        return made
-
-    @classmethod
-    def _load(
-        cls, certificate: _Path, key: _Path, authority: _Path, password: str | None
-    ) -> MutualTLS:
-        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        client.check_hostname = False
-        server.num_tickets = 0  # connections live long: nobody resumes a session
-        for context in (server, client):
-            context.verify_mode = ssl.CERT_REQUIRED
-            context.minimum_version = ssl.TLSVersion.TLSv1_3
-            try:
-                # Without a password OpenSSL would ask for one at the terminal, and wait.
-                context.load_cert_chain(certificate, key, password or "")
-            except OSError as exc:
-                raise InvalidConfigError(
-                    f"certificate {certificate} with key {key} cannot be used: {_reason(exc)}"
-                ) from exc
-            try:
-                context.load_verify_locations(authority)
-            except OSError as exc:
-                raise InvalidConfigError(
-                    f"authority {authority} cannot be used: {_reason(exc)}"
-                ) from exc
-        return cls(server, client)
-
-    def own_certificate(self) -> Mapping[str, Any]:
-        """Return this server's certificate, as one's peers see it who trust the same authority.
-
-        Raises:
-            InvalidConfigError: they would refuse it; it has expired, say, or is not valid yet.
-        """
-        to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-        client = self.client.wrap_bio(to_client, to_server, server_side=False)
-        waiting = [client, self.server.wrap_bio(to_server, to_client, server_side=True)]
-        try:
-            for _ in range(_MOST_TURNS):
-                for side in waiting.copy():
-                    try:
-                        side.do_handshake()
-                        waiting.remove(side)
-                    except ssl.SSLWantReadError:
-                        pass  # the other one's turn
-            return client.getpeercert() or {}
-        except ssl.SSLError as exc:
-            why = getattr(exc, "verify_message", None) or _reason(exc)
-            raise InvalidConfigError(
-                f"no peer with these files would accept this server's certificate: {why}"
-            ) from exc
-
-
-def _reason(error: OSError) -> str:
-    """Return what OpenSSL says, in words."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is refused: {error.verify_message}"
-    if isinstance(error, ssl.SSLError) and error.reason:
-        if error.reason in _NO_TLS:
-            return "it does not speak TLS"
-        return error.reason.replace("_", " ").lower()
-    return str(error)
 
 
 # ---- streams ----
@@ -228,6 +74,7 @@ class TLSStream(SocketStream):
     ) -> None:
         super().__init__(sock, peer, runtime, on_released)
         self._authorize = authorize
+        self._end: float | None = None  # of the peer's certificate, in seconds since 1970
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=inbound)
@@ -251,9 +98,10 @@ class TLSStream(SocketStream):
                 certificate = self._tls.getpeercert() or {}
             except (ssl.SSLError, ValueError) as exc:
                 self._say_farewell()
-                reason = _reason(exc) if isinstance(exc, ssl.SSLError) else str(exc)
+                reason = reason_of(exc) if isinstance(exc, ssl.SSLError) else str(exc)
                 raise ProtocolError(f"no TLS with {self.peer}: {reason}") from exc
             self._may_hold = True
+            self._end = end_of(certificate)
             return self._authorized(certificate_ids(certificate))
         except RPCTimeoutError:
             raise  # is an OSError, too
@@ -311,6 +159,8 @@ class TLSStream(SocketStream):
         return taken
 
     def _try_receive(self, buffer: memoryview) -> int | None:
+        if self._end is not None and self._runtime.wall_time_ns() > self._end * 1e9:
+            raise ConnectionLostError(f"the certificate of {self.peer} has expired meanwhile")
         if self._ahead:
             buffer[:1] = self._ahead
             self._ahead = b""
@@ -370,7 +220,7 @@ class TLSStream(SocketStream):
             pass  # the reason is known; this was courtesy
 
     def _lost(self, cause: object) -> ConnectionLostError:
-        return super()._lost(_reason(cause) if isinstance(cause, ssl.SSLError) else cause)
+        return super()._lost(reason_of(cause) if isinstance(cause, ssl.SSLError) else cause)
 
 
 # ---- the layer and the transport ----
@@ -394,7 +244,7 @@ class TLSStreamLayer(TCPStreamLayer):
         self._warned_at = 0.0
         super().__init__(bind, advertise, runtime, bind_timeout)
         try:
-            self.end = _end(contexts.own_certificate())
+            self.end = end_of(contexts.own_certificate())
         except InvalidConfigError:
             pass  # contexts of the caller's own; each connection will say so
         self._warn_of_end()
@@ -404,7 +254,7 @@ class TLSStreamLayer(TCPStreamLayer):
 
     def reload(self, contexts: MutualTLS) -> None:
         """Use other contexts from the next connection on; any thread."""
-        self.end = _end(_checked(contexts).own_certificate())
+        self.end = end_of(_checked(contexts).own_certificate())
         self._contexts = contexts
         self._warned_at = 0.0
         self._warn_of_end()
@@ -428,6 +278,7 @@ class TLSStreamLayer(TCPStreamLayer):
 
     def _make_stream(self, sock: socket.socket, peer: str, *, inbound: bool) -> SocketStream:
         contexts = self._contexts
+        contexts.check()  # again: somebody may have weakened them
         context = contexts.server if inbound else contexts.client
         return TLSStream(
             sock, peer, self._runtime, self._released, context, self._is_authorized, inbound=inbound
@@ -444,11 +295,6 @@ class TLSStreamLayer(TCPStreamLayer):
         except Exception:  # the user's code: nobody comes in by its fault
             logger.exception("authorize failed, refusing server=%s", server_id)
             return False
-
-
-def _end(certificate: Mapping[str, Any]) -> float | None:
-    until = certificate.get("notAfter")
-    return None if until is None else float(ssl.cert_time_to_seconds(until))
 
 
 def _check_authorize(authorize: Authorize | None) -> None:

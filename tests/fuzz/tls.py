@@ -16,7 +16,8 @@ from pathlib import Path
 
 from raft.errors import ConnectionLostError, ProtocolError
 from raft.runtime import THREADS
-from raft.transport.tls import MutualTLS, TLSStream
+from raft.transport.certificates import MutualTLS
+from raft.transport.tls import TLSStream
 from tests.fuzz.inputs import Inputs
 from tests.fuzz.listener import ViolationError
 from tests.unit.transport.certificates import Authority

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from raft.transport.tls import MutualTLS, server_uri
+from raft.transport.certificates import MutualTLS, server_uri
 
 _PEM = serialization.Encoding.PEM
 _PKCS8 = serialization.PrivateFormat.PKCS8
@@ -74,3 +74,19 @@ class Authority:
         Whether anybody would accept them is for the test.
         """
         return MutualTLS._load(*self.issue(*ids, **options), (trust or self).file, None)
+
+    def revoke(self, certificate):
+        """Return the file of a list in which this certificate is the only one."""
+        number = x509.load_pem_x509_certificate(certificate.read_bytes()).serial_number
+        revoked = x509.RevokedCertificateBuilder().serial_number(number).revocation_date(_NOW)
+        made = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(_name(self._name))
+            .last_update(_EARLIER)
+            .next_update(_NOW + 30 * _DAY)
+            .add_revoked_certificate(revoked.build())
+            .sign(self._key, hashes.SHA256())
+        )
+        path = self._folder / f"{self._name}-{next(self._numbers)}.crl"
+        path.write_bytes(made.public_bytes(_PEM))
+        return path

@@ -30,7 +30,8 @@ from raft.runtime import THREADS
 from raft.testing.cluster import wait_for
 from raft.testing.transport_contract import InBackground, Zeros, answer_with, raised_by
 from raft.transport import MutualTLS, TCPTransport, TLSTransport
-from raft.transport.tls import TLSStream, certificate_ids, server_uri
+from raft.transport.certificates import certificate_ids, server_uri
+from raft.transport.tls import TLSStream
 from tests.unit.transport.certificates import Authority
 from tests.unit.transport.tools import (
     HEARTBEAT,
@@ -568,6 +569,62 @@ def test_closing_ends_a_snapshot_on_its_way(make):
     a.close()
 
     assert isinstance(sending.outcome(), TransportShutdownError)
+
+
+# ---- certificates in life ----
+
+
+def test_a_connection_ends_with_the_certificate_of_its_peer(make, inbox, monkeypatch):
+    a, b = make("a"), serving(make("b"), inbox)
+    assert call(a, b) == RESPONSE
+    later = time.time_ns() + 61 * 86400 * 10**9
+    monkeypatch.setattr(type(THREADS), "wall_time_ns", staticmethod(lambda: later))
+
+    with pytest.raises(TransportError):
+        call(a, b)
+
+
+def test_a_revoked_certificate_opens_nothing(make, authority, inbox):
+    files = {name: authority.issue(name) for name in "abc"}
+    crl = authority.revoke(files["c"][0])
+
+    def contexts(name):
+        return MutualTLS.from_files(*files[name], authority.file, revoked=crl)
+
+    b = serving(make("b", contexts("b")), inbox)
+
+    assert call(make("a", contexts("a")), b) == RESPONSE
+    with pytest.raises(TransportError):
+        call(make("c", MutualTLS._load(*files["c"], authority.file, None)), b)
+    with pytest.raises(InvalidConfigError, match="revoked"):
+        contexts("c")
+
+
+def test_a_list_of_revoked_certificates_must_be_one(authority, tmp_path):
+    with pytest.raises(InvalidConfigError, match=r"list of revoked certificates .*gone"):
+        MutualTLS.from_files(*authority.issue("a"), authority.file, revoked=tmp_path / "gone")
+
+
+def test_a_context_that_was_weakened_afterwards_is_noticed(make, authority, inbox):
+    weak = authority.contexts("b")
+    b = serving(make("b", weak), inbox)
+    weak.server.verify_mode = ssl.CERT_NONE
+
+    with pytest.raises(TransportError):
+        call(make("a"), b)
+    assert inbox == []
+
+
+def test_a_private_key_that_others_can_read_is_warned_of(authority, caplog):
+    certificate, key = authority.issue("a")
+    key.chmod(0o600)
+    MutualTLS.from_files(certificate, key, authority.file)
+    assert "private key" not in caplog.text
+
+    key.chmod(0o640)
+    MutualTLS.from_files(certificate, key, authority.file)
+
+    assert f"others may read the private key: chmod 600 path={key}" in caplog.text
 
 
 # ---- reloading ----
