@@ -389,6 +389,6 @@ def _check_files(path: str) -> None:
         check_regular(name)
     if os.path.lexists(path + _JOURNAL):
         raise StoreError(
-            f"{path + _JOURNAL} is there, and a store never has a rollback journal: whoever made it"
-            " was not this library. Nothing was opened. See where it comes from, and remove it"
+            f"{path + _JOURNAL} is there, and a store never has a rollback journal: another program"
+            " made it. Nothing was opened. See where it comes from, and remove it"
         )

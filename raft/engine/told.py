@@ -1,10 +1,10 @@
-"""What leaders have told to be committed, beyond the end of the own log (departure 21).
+"""What leaders have told this server to be committed, after the end of its log (departure 21).
 
 A server that was emptied, and added again under its id, has voted and acknowledged before. An old
 member that never heard of its removal may still count on it, and had it not counted on it yet it
-cannot know that the directory is another one. But once a leader has been heard, the emptied server
-knows more than its log shows: who may lead has all that is committed (leader completeness, 3.6.3),
-so his log ends no earlier, in index and in term.
+cannot know that the directory is another one. But once it has heard a leader, the emptied server
+knows more than its log shows. A server that may lead has everything that is committed (leader
+completeness, 3.6.3), so its log ends no earlier, in index and in term.
 """
 
 from __future__ import annotations

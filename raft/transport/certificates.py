@@ -107,7 +107,7 @@ class MutualTLS:
             certificate: this server's, then those between it and the authority.
             key: its private key, encrypted with `password` if that is given.
             authority: the certificates whose word on peers counts. They need to be the cluster's
-                own: whoever they name as a server is one.
+                own: each server that they name is a member for TLS.
             revoked: the authority's list of certificates that count no more (CRL). It ends, too:
                 renew and reload it in time.
 

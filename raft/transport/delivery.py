@@ -113,7 +113,7 @@ def check_cluster(ours: str | None, theirs: str | None, peer: str) -> None:
 def check_caller(ours: str | None, theirs: str | None, peer: str) -> None:
     """Raise `ClusterMismatchError` unless who asks names this server's cluster.
 
-    A blank server takes anybody: it is about to be added, and whoever adds it has a cluster.
+    A blank server takes every caller: it is about to be added, by a leader that has a cluster.
     """
     check_cluster(ours, theirs, peer)
     if ours and not theirs:
